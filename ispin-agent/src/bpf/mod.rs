@@ -1,0 +1,3 @@
+//! The embedded eBPF object and what is needed around it.
+
+pub mod object;

@@ -1,0 +1,2 @@
+//! `ispin-agent`: the headless program.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Classifier throughput.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Four raw tracepoint programs for the patched guest kernel.

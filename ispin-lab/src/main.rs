@@ -1,0 +1,2 @@
+//! `ispin-lab`
+fn main() {}

@@ -1,0 +1,2 @@
+//! `ispin-tui`
+fn main() {}

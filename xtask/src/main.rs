@@ -1,0 +1,2 @@
+//! What a person types after cloning.
+fn main() {}
