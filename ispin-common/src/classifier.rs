@@ -12,6 +12,14 @@
 //!    that was later) to the beginning of the dispatch the lock stood free: `idle_cycles`.
 //! 4. What cannot be paired is counted under its own name and never judged. An episode that any unpublished
 //!    slot was part of is not judged either.
+//!
+//! Half an episode is what remains when observation begins in its middle, when a program was not run or when
+//! the table was full. A take of a lock whose episode is open replaces that episode. An acquire of a lock that
+//! is held already, or a release of one that was not acquired, ends the episode unjudged. An acquire or a
+//! release of the lock that was refused ends the attempt: its take was lost. 0 is no lock; its events are
+//! counted and never paired.
+
+use core::ptr::{addr_of_mut, read_volatile, write_volatile};
 
 use crate::counters::Counters;
 use crate::event::{Ctx, Event, EventKind};
@@ -48,10 +56,12 @@ pub struct Classifier {
     pub hold: Histogram,
     /// Time from take to acquire, off-CPU time included.
     pub wait: Histogram,
-    /// Number that the next opened episode gets; its owner may set it before a take.
+    /// Number that the next opened episode gets; its owner may move it forward before a take.
     pub next_seq: u32,
     /// Entries of `locks` at and above this index are free.
     high: u32,
+    /// For [`Self::any_index`].
+    scratch: u64,
     deferred_lock: u64,
     deferred_since: u64,
     /// 0 = free entry.
@@ -135,14 +145,15 @@ impl Classifier {
             self.counters.defer_spin_cycles += deferred.saturating_sub(event.off);
             self.deferred_lock = 0;
         }
-        self.open_episode(event);
+        let (found, free) = self.find(event.lock);
+        self.open_episode(event, found, free);
         Outcome { ip: event.ip, ..Outcome::default() }
     }
 
-    /// Counts the take and opens an episode, over a stale one of the same lock or, in a full table, over
-    /// the oldest. Returns its index.
+    /// Counts the take and opens an episode: over the stale one of the same lock at `found`, else at `free`,
+    /// else, the table being full, over the oldest. Returns its index.
     #[inline(always)]
-    fn open_episode(&mut self, event: &Event) -> usize {
+    fn open_episode(&mut self, event: &Event, found: usize, free: usize) -> usize {
         let counters = &mut self.counters;
         counters.takes += 1;
         counters.lql_sum += event.lql as u64;
@@ -158,7 +169,6 @@ impl Classifier {
         if event.ctx.has(Ctx::EXPIRED) {
             counters.expired += 1;
         }
-        let (found, free) = self.find(event.lock);
         let index = if found != NONE {
             self.counters.unpaired_take += 1;
             found
@@ -168,6 +178,7 @@ impl Classifier {
             self.counters.overflowed += 1;
             self.oldest()
         };
+        let index = self.any_index(index);
         let seq = self.next_seq;
         self.next_seq = seq.wrapping_add(1);
         if index as u32 >= self.high {
@@ -194,20 +205,26 @@ impl Classifier {
     #[inline(always)]
     fn on_acquire(&mut self, event: &Event, last_release: Option<u64>) -> Outcome {
         self.counters.acquires += 1;
-        let trylock = event.ctx.has(Ctx::TRYLOCK);
-        let index = if trylock {
+        self.end_deferral(event.lock);
+        let (found, free) = self.find(event.lock);
+        let index = if event.ctx.has(Ctx::TRYLOCK) {
             self.counters.trylocks += 1;
-            self.open_episode(event)
+            self.open_episode(event, found, free)
         } else {
-            self.find(event.lock).0
+            found
         };
+        let index = self.any_index(index);
         let mut outcome = Outcome { ip: event.ip, ..Outcome::default() };
         let counters = &mut self.counters;
         let episode = match self.episodes.get_mut(index) {
             Some(episode) if episode.holding == 0 => episode,
-            // Nothing open, or a second acquire of a lock that is held already.
-            _ => {
+            // Nothing open; or the end of the hold before and the take of this one were both lost, so the
+            // next release belongs to neither.
+            held => {
                 counters.unpaired_acquire += 1;
+                if held.is_some() {
+                    self.close(index);
+                }
                 return outcome;
             }
         };
@@ -265,16 +282,15 @@ impl Classifier {
     #[inline(always)]
     fn on_release(&mut self, event: &Event) -> Outcome {
         self.counters.releases += 1;
+        self.end_deferral(event.lock);
         let mut outcome = Outcome { ip: event.ip, ..Outcome::default() };
         let index = self.find(event.lock).0;
-        let (Some(lock), Some(episode)) = (self.locks.get_mut(index), self.episodes.get_mut(index)) else {
+        let index = self.any_index(index);
+        self.close(index);
+        let Some(episode) = self.episodes.get(index) else {
             self.counters.unpaired_release += 1;
             return outcome;
         };
-        *lock = 0;
-        if index as u32 + 1 == self.high {
-            self.high = index as u32;
-        }
         if episode.holding == 0 {
             // The acquire in between was lost.
             self.counters.unpaired_release += 1;
@@ -308,6 +324,42 @@ impl Classifier {
         outcome
     }
 
+    /// `index`, on BPF by way of memory whose content the verifier does not follow. Otherwise it would walk the
+    /// rest of the program once for each index that a search can end with: 15 times the work, and a third of
+    /// what it allows.
+    #[inline(always)]
+    fn any_index(&mut self, index: usize) -> usize {
+        if !cfg!(target_arch = "bpf") {
+            return index;
+        }
+        let scratch = addr_of_mut!(self.scratch);
+        // SAFETY: an aligned field of self.
+        unsafe {
+            write_volatile(scratch, index as u64);
+            read_volatile(scratch) as usize
+        }
+    }
+
+    /// Frees the entry at `index`; [`NONE`] is fine.
+    #[inline(always)]
+    fn close(&mut self, index: usize) {
+        if let Some(lock) = self.locks.get_mut(index) {
+            *lock = 0;
+            if index as u32 + 1 == self.high {
+                self.high = index as u32;
+            }
+        }
+    }
+
+    /// The attempt to lock `lock` is over without a take that was seen.
+    #[inline(always)]
+    fn end_deferral(&mut self, lock: u64) {
+        if self.deferred_lock != 0 && self.deferred_lock == lock {
+            self.deferred_lock = 0;
+            self.counters.unpaired_deferral += 1;
+        }
+    }
+
     /// Index of the open episode of `lock`, and of a free entry; [`NONE`] where there is none.
     #[inline(always)]
     fn find(&self, lock: u64) -> (usize, usize) {
@@ -320,8 +372,12 @@ impl Classifier {
                 return (NONE, if free == NONE { i } else { free });
             }
             match self.locks.get(i) {
+                Some(0) => {
+                    if free == NONE {
+                        free = i;
+                    }
+                }
                 Some(&at) if at == lock => return (i, free),
-                Some(0) if free == NONE => free = i,
                 _ => {}
             }
             i += 1;
@@ -329,18 +385,19 @@ impl Classifier {
         (NONE, free)
     }
 
-    /// Index of the episode with the earliest take.
+    /// Index of the episode that was opened first. Goes by episode numbers, not by time: they never tie.
     #[inline(always)]
     fn oldest(&self) -> usize {
         let mut at = 0;
-        let mut earliest = u64::MAX;
+        let mut oldest = 0;
         let mut i = 0;
         while i < MAX_OPEN {
-            if let Some(episode) = self.episodes.get(i)
-                && episode.take_tsc < earliest
-            {
-                earliest = episode.take_tsc;
-                at = i;
+            if let Some(episode) = self.episodes.get(i) {
+                let age = self.next_seq.wrapping_sub(episode.seq);
+                if age > oldest {
+                    oldest = age;
+                    at = i;
+                }
             }
             i += 1;
         }

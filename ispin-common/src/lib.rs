@@ -15,6 +15,7 @@
 //! | [`incident`] | one problematic spin preemption, as a record |
 //! | [`ring`] | single-producer single-consumer ring for incidents |
 //! | [`table`] | bounded per-lock and per-caller tables |
+//! | [`guest`] | maps that the guest programs share with the agent |
 //! | [`threads`] | memory that the threads world shares with its publisher: rows, phase word, control block |
 #![no_std]
 #![deny(missing_docs)]
@@ -23,6 +24,7 @@ pub mod capability;
 pub mod classifier;
 pub mod counters;
 pub mod event;
+pub mod guest;
 pub mod histogram;
 pub mod incident;
 pub mod ring;

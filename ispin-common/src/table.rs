@@ -89,17 +89,20 @@ impl Row {
     }
 }
 
-/// First place of `key` in a table of `rows` (a power of two): Fibonacci hashing, top bits.
+/// 2^64 divided by the golden ratio (Fibonacci hashing).
+const HASH: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// First place of `key` in a table of `rows` (a power of two).
 #[inline(always)]
 pub const fn first_place(key: u64, rows: u32) -> u32 {
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32 & (rows - 1)
+    (key.wrapping_mul(HASH) >> 32) as u32 & (rows - 1)
 }
 
 /// A small table in one piece of memory, for a vCPU thread.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Table<const N: usize> {
-    /// Events whose key found no place.
+    /// Events whose key found no place, or was 0, which is no key.
     pub overflowed: u64,
     /// The rows.
     pub rows: [Row; N],
@@ -120,12 +123,12 @@ impl<const N: usize> Table<N> {
             }
         }
         match found {
-            Some(place) => {
+            Some(place) if key != 0 => {
                 let row = &mut self.rows[place];
                 row.key = key;
                 Some(row)
             }
-            None => {
+            _ => {
                 self.overflowed += 1;
                 None
             }
@@ -133,10 +136,18 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// When a lock was last released, in one word: a tag of the lock above, the time modulo 2^48 below.
+/// When a lock was last released and by which ticket, in one word.
+///
+/// | bits | content |
+/// |---|---|
+/// | 56..64 | tag of the lock |
+/// | 48..56 | low bits of the ticket that was released |
+/// | 0..48 | time modulo 2^48 |
 ///
 /// Locks share a word when their addresses collide. One 64-bit store by the holder cannot be torn, and a
-/// reader that finds another lock's tag knows that it does not know.
+/// reader that finds another lock's tag, or another ticket than the one before its own, knows that it does
+/// not know. The ticket matters because a release is reported after the store that frees the lock: the next
+/// holder's acquire can overtake that report, and would find the release before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRelease(pub u64);
 
@@ -144,25 +155,27 @@ impl LastRelease {
     const TIME_BITS: u32 = 48;
     const TIME_MASK: u64 = (1 << Self::TIME_BITS) - 1;
 
-    /// Packs a release.
+    /// Packs a release of `lock` by the holder of `ticket` at time `tsc`.
     #[inline(always)]
-    pub const fn new(lock: u64, tsc: u64) -> Self {
-        Self(Self::tag(lock) << Self::TIME_BITS | tsc & Self::TIME_MASK)
+    pub const fn new(lock: u64, ticket: u32, tsc: u64) -> Self {
+        Self(Self::tag(lock, ticket) << Self::TIME_BITS | tsc & Self::TIME_MASK)
     }
 
-    /// The release of `lock` as seen at `now`, if this word is about that lock.
+    /// The release that made it the turn of `ticket`, as seen at `now`; none if this word is about another
+    /// lock or another ticket. A release that seems to lie ahead of `now`, because two CPUs' clocks differ,
+    /// is taken to have happened at `now`.
     #[inline(always)]
-    pub const fn of(self, lock: u64, now: u64) -> Option<u64> {
-        if self.0 == 0 || self.0 >> Self::TIME_BITS != Self::tag(lock) {
+    pub const fn before(self, lock: u64, ticket: u32, now: u64) -> Option<u64> {
+        if self.0 == 0 || self.0 >> Self::TIME_BITS != Self::tag(lock, ticket.wrapping_sub(1)) {
             return None;
         }
         let age = now.wrapping_sub(self.0) & Self::TIME_MASK;
-        Some(now.wrapping_sub(age))
+        if age > Self::TIME_MASK / 2 { Some(now) } else { Some(now.wrapping_sub(age)) }
     }
 
     #[inline(always)]
-    const fn tag(lock: u64) -> u64 {
+    const fn tag(lock: u64, ticket: u32) -> u64 {
         // Other bits of the hash than the ones that choose the place.
-        lock.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16 & 0xffff
+        (lock.wrapping_mul(HASH) >> 24 & 0xff) << 8 | ticket as u64 & 0xff
     }
 }

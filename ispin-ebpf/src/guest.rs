@@ -1,1 +1,133 @@
-//! Four raw tracepoint programs for the patched guest kernel.
+//! Four raw tracepoint programs for the patched guest kernel: each hands its event to the classifier of its
+//! CPU and context level.
+//!
+//! They trace spinlocks and so must not take any: only array maps, whose look-up is arithmetic, and rings of
+//! our own. The maps are described in [`ispin_common::guest`].
+
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+use aya_ebpf::macros::{map, raw_tracepoint};
+use aya_ebpf::maps::{Array, PerCpuArray};
+use aya_ebpf::programs::RawTracePointContext;
+use ispin_common::classifier::Classifier;
+use ispin_common::event::{Event, EventKind, NR_ARGS, NR_LEVELS};
+use ispin_common::guest::{GuestControl, GuestRing, GuestTable, NR_RELEASES, ring_key};
+use ispin_common::incident::Incident;
+use ispin_common::table::{LastRelease, first_place};
+
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+const LEVELS: u32 = NR_LEVELS as u32;
+
+#[map]
+static GUEST_CONTROL: Array<GuestControl> = Array::with_max_entries(1, 0);
+#[map]
+static GUEST_STATE: PerCpuArray<Classifier> = PerCpuArray::with_max_entries(LEVELS, 0);
+#[map]
+static GUEST_LOCKS: PerCpuArray<GuestTable> = PerCpuArray::with_max_entries(LEVELS, 0);
+#[map]
+static GUEST_CALLERS: PerCpuArray<GuestTable> = PerCpuArray::with_max_entries(LEVELS, 0);
+#[map]
+static GUEST_RELEASES: Array<u64> = Array::with_max_entries(NR_RELEASES, 0);
+/// Resized by the loader to the possible CPUs times the context levels.
+#[map]
+static GUEST_RINGS: Array<GuestRing> = Array::with_max_entries(LEVELS, BPF_F_MMAPABLE);
+
+/// A ticket was taken.
+#[raw_tracepoint(tracepoint = "ispin_take")]
+pub fn ispin_take(ctx: RawTracePointContext) -> i32 {
+    observe(EventKind::Take, &ctx)
+}
+
+/// A lock was acquired.
+#[raw_tracepoint(tracepoint = "ispin_acquire")]
+pub fn ispin_acquire(ctx: RawTracePointContext) -> i32 {
+    observe(EventKind::Acquire, &ctx)
+}
+
+/// A lock was released.
+#[raw_tracepoint(tracepoint = "ispin_release")]
+pub fn ispin_release(ctx: RawTracePointContext) -> i32 {
+    observe(EventKind::Release, &ctx)
+}
+
+/// A ticket was refused.
+#[raw_tracepoint(tracepoint = "ispin_incapable")]
+pub fn ispin_incapable(ctx: RawTracePointContext) -> i32 {
+    observe(EventKind::Incapable, &ctx)
+}
+
+#[inline(always)]
+fn observe(kind: EventKind, ctx: &RawTracePointContext) -> i32 {
+    let enabled = match GUEST_CONTROL.get(0) {
+        Some(control) => control.enabled,
+        None => 0,
+    };
+    if enabled == 0 {
+        return 0;
+    }
+    let args: [u64; NR_ARGS] = [
+        ctx.arg(0),
+        ctx.arg(1),
+        ctx.arg(2),
+        ctx.arg(3),
+        ctx.arg(4),
+        ctx.arg(5),
+        ctx.arg(6),
+        ctx.arg(7),
+        ctx.arg(8),
+        ctx.arg(9),
+    ];
+    let event = Event::from_args(kind, &args);
+    let level = event.ctx.level();
+    let Some(classifier) = GUEST_STATE.get_ptr_mut(level) else { return 0 };
+    // SAFETY: this CPU at this level is the entry's one writer; the kernel does not run a program in the
+    // middle of itself, and another of the four comes in between only at a higher level.
+    let classifier = unsafe { &mut *classifier };
+
+    let last_release = last_release(&event);
+    let outcome = classifier.on_event(&event, last_release);
+    if let Some(incident) = &outcome.incident
+        && !report(incident, level)
+    {
+        classifier.counters.dropped += 1;
+    }
+    if let Some(table) = GUEST_LOCKS.get_ptr_mut(level)
+        // SAFETY: as for the classifier.
+        && let Some(row) = unsafe { &mut *table }.row(event.lock)
+    {
+        row.add(&event, &outcome);
+    }
+    if let Some(table) = GUEST_CALLERS.get_ptr_mut(level)
+        // SAFETY: as for the classifier.
+        && let Some(row) = unsafe { &mut *table }.row(outcome.ip)
+    {
+        row.add(&event, &outcome);
+    }
+    0
+}
+
+/// Stores a release; looks one up for an acquire.
+#[inline(always)]
+fn last_release(event: &Event) -> Option<u64> {
+    if !matches!(event.kind, EventKind::Acquire | EventKind::Release) {
+        return None;
+    }
+    let word = GUEST_RELEASES.get_ptr_mut(first_place(event.lock, NR_RELEASES))?;
+    if event.kind == EventKind::Release {
+        // SAFETY: the map lives as long as the program; an aligned 64-bit store is not torn.
+        unsafe { word.write_volatile(LastRelease::new(event.lock, event.ticket, event.tsc).0) };
+        return None;
+    }
+    // SAFETY: as above.
+    LastRelease(unsafe { word.read_volatile() }).before(event.lock, event.ticket, event.tsc)
+}
+
+/// Appends the incident to this CPU's ring of the level; false if it was full.
+#[inline(always)]
+fn report(incident: &Incident, level: u32) -> bool {
+    // SAFETY: a helper without preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let Some(ring) = GUEST_RINGS.get_ptr_mut(ring_key(cpu, level)) else { return false };
+    let incident = Incident { vcpu: cpu, ..*incident };
+    // SAFETY: the map zeroed the ring; this CPU at this level is its one producer.
+    unsafe { GuestRing::push(ring, &incident) }
+}
