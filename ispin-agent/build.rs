@@ -1,27 +1,73 @@
-//! Builds the eBPF object from `../ispin-ebpf` and puts it into `$OUT_DIR/ispin-ebpf`.
-use std::env;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+//! Puts the eBPF object into `$OUT_DIR/ispin-ebpf` for `src/bpf/object.rs`: built from source where this machine
+//! can, else the prebuilt one, if it is what the sources make. The variable `ISPIN_EBPF` forces one of them.
 
-fn main() {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let ebpf = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../ispin-ebpf");
-    for dir in ["../ispin-ebpf/src", "../ispin-ebpf/Cargo.toml", "../ispin-common/src"] {
-        println!("cargo::rerun-if-changed={dir}");
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use ispin_ebpf_build::compile::{self, Object};
+use ispin_ebpf_build::{MODE_VARIABLE, Mode, install_advice, prebuilt, sources};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            for line in format!("{error:#}").lines() {
+                println!("cargo::error={line}");
+            }
+            ExitCode::FAILURE
+        }
     }
-    println!("cargo::rerun-if-env-changed=PATH");
-    let target = out.join("ebpf-target");
-    let mut c = Command::new("rustup");
-    for key in ["RUSTC", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTDOC"] {
-        c.env_remove(key);
+}
+
+fn run() -> Result<()> {
+    let out = PathBuf::from(variable("OUT_DIR")?);
+    let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
+    let root = package.parent().context("ispin-agent is not in the workspace's folder")?;
+    for input in sources::INPUTS.into_iter().chain(["Cargo.lock", prebuilt::FOLDER]) {
+        println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
-    c.args(["run", "nightly", "cargo", "build", "--package", "ispin-ebpf", "--bins", "--release", "--target", "bpfel-unknown-none", "-Z", "build-std=core", "--target-dir"])
-        .arg(&target)
-        .current_dir(&ebpf)
-        .env("CARGO_ENCODED_RUSTFLAGS", "--cfg=bpf_target_arch=\"x86_64\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf");
-    let o = c.output().expect("rustup");
-    assert!(o.status.success(), "{}", String::from_utf8_lossy(&o.stderr));
-    std::fs::copy(target.join("bpfel-unknown-none/release/ispin-ebpf"), out.join("ispin-ebpf")).expect("object");
-    let _ = Path::new("");
-    println!("cargo::rustc-env=ISPIN_EBPF_ORIGIN=built with rustup nightly");
+    println!("cargo::rerun-if-env-changed={MODE_VARIABLE}");
+
+    let arch = variable("CARGO_CFG_TARGET_ARCH")?;
+    let (object, origin) = object(root, &compile::scratch(&out), &arch)?;
+    let file = out.join("ispin-ebpf");
+    fs::write(&file, object.bytes).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("cargo::rustc-env=ISPIN_EBPF_ORIGIN={origin} ({})", object.built_by);
+    Ok(())
+}
+
+/// The object that [`MODE_VARIABLE`] asks for, and where it comes from in words.
+fn object(root: &Path, scratch: &Path, arch: &str) -> Result<(Object, &'static str)> {
+    let mode = Mode::from_env()?;
+    let from_source = match mode {
+        Mode::Prebuilt => None,
+        Mode::Auto | Mode::Source => Some(compile::from_source(root, scratch, arch)),
+    };
+    let failure = match from_source {
+        Some(Ok(object)) => return Ok((object, "built from source")),
+        Some(Err(failure)) if mode == Mode::Source => bail!("{failure}\n{}", install_advice()),
+        Some(Err(failure)) => Some(failure),
+        None => None,
+    };
+    let reason = match &failure {
+        Some(failure) => failure.to_string(),
+        None => format!("{MODE_VARIABLE}=prebuilt"),
+    };
+    match prebuilt::current(root, arch) {
+        Ok(object) => {
+            println!("cargo::warning=the prebuilt eBPF object is used, which is current; the reason:");
+            for line in reason.lines() {
+                println!("cargo::warning={line}");
+            }
+            Ok((object, "prebuilt"))
+        }
+        Err(error) => bail!("{error:#}\n{reason}\n{}", install_advice()),
+    }
+}
+
+fn variable(name: &str) -> Result<String> {
+    env::var(name).with_context(|| format!("cargo sets {name} for build scripts"))
 }
