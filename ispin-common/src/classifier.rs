@@ -241,10 +241,7 @@ impl Classifier {
         outcome.wait = Some(wait);
         outcome.spin = spin;
 
-        if episode.take_ids.published()
-            && event.ids.published()
-            && !episode.take_ids.same_slice(event.ids)
-        {
+        if episode.take_ids.published() && event.ids.published() && !episode.take_ids.same_slice(event.ids) {
             let mut flags = 0;
             let mut idle = 0;
             counters.lwp += 1;

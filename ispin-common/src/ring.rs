@@ -4,7 +4,6 @@
 //! thread; the consumer is the agent. No lock, no system call; a record that finds the ring full is counted.
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
-use core::sync::atomic::{Ordering, compiler_fence};
 
 /// A ring of `N` records, a power of two.
 #[repr(C, align(64))]
@@ -42,9 +41,9 @@ impl<T: Copy, const N: usize> Ring<T, N> {
                 return false;
             }
             let slot = addr_of_mut!((*ring).slots).cast::<T>().add((head & Self::MASK) as usize);
-            *slot = *record;
-            // The record is complete before the head says so; x86-64 keeps stores in order.
-            compiler_fence(Ordering::Release);
+            // The record is complete before the head says so: volatile accesses keep their order in the
+            // compiler (BPF has no fence), and x86-64 keeps stores in order.
+            write_volatile(slot, *record);
             write_volatile(addr_of_mut!((*ring).head), head.wrapping_add(1));
         }
         true
@@ -62,10 +61,8 @@ impl<T: Copy, const N: usize> Ring<T, N> {
             if read_volatile(addr_of!((*ring).head)) == tail {
                 return None;
             }
-            compiler_fence(Ordering::Acquire);
             let slot = addr_of!((*ring).slots).cast::<T>().add((tail & Self::MASK) as usize);
             let record = read_volatile(slot);
-            compiler_fence(Ordering::Release);
             write_volatile(addr_of_mut!((*ring).tail), tail.wrapping_add(1));
             Some(record)
         }

@@ -147,6 +147,12 @@ impl Ids {
         Self::new(self.next_slice_id(), dispatch)
     }
 
+    /// The ids of the next dispatch when it goes on with the same quantum.
+    #[inline(always)]
+    pub const fn next_stay(self) -> Self {
+        Self::new(self.slice_id(), (self.dispatch_id() | 1).wrapping_add(2))
+    }
+
     /// The ids after a renewal: a new quantum for a vCPU that stays on its pCPU.
     #[inline(always)]
     pub const fn next_renewal(self) -> Self {

@@ -172,7 +172,7 @@ pub struct VcpuRow {
     /// Lock operations completed, counted even when nobody observes.
     pub operations: u64,
     pad: [u64; 6],
-    /// The classifier, fed while [`Control::observers`] is not zero.
+    /// The classifier, fed while [`Control::tracing`] is not zero.
     pub classifier: Classifier,
     /// Totals per lock.
     pub locks: Table<THREAD_TABLE_ROWS>,
@@ -202,10 +202,12 @@ pub struct KernelRow {
     pub outs: [u64; NR_OUT_CAUSES],
     /// Switch-outs more than a tick before the published end, sleeps and yields left out.
     pub early: u64,
-    /// Episode numbers last recorded as waiter and as holder: one incident per episode and kind.
-    pub last_waiter_seq: u64,
-    /// See `last_waiter_seq`.
-    pub last_holder_seq: u64,
+    /// Phase and episode number of the latest incident: one incident per episode and phase.
+    pub last_recorded: u64,
+    /// [`OutCause`] of the latest switch-out.
+    pub last_cause: u64,
+    /// Ticks left of the quantum at the latest switch-in.
+    pub ticks_in: u64,
     /// Preempted waiters, by the kernel's own count, ring full or not.
     pub waiters: u64,
     /// Preempted holders.
@@ -218,17 +220,25 @@ pub struct KernelRow {
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct Control {
-    /// How many observers are attached; 0 = vCPU threads do not feed their classifiers.
-    pub observers: u32,
-    /// 0 = wait at the start barrier, 1 = run, 2 = stop.
+    /// 1 = vCPU threads feed their classifiers, 0 = nobody wants to know.
+    pub tracing: u32,
+    /// Process id of the observer that is attached; 0 = none.
+    pub observer_pid: u32,
+    /// [`GATE_WAIT`], [`GATE_RUN`] or [`GATE_STOP`].
     pub gate: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Length of a scheduler tick, ns.
     pub tick_ns: u64,
     /// `CLOCK_MONOTONIC` modulo `tick_ns` at a tick.
     pub tick_phase_ns: u64,
-    /// When the next planned host activity begins (the agent's sampling): a quantum that would reach
-    /// beyond it is published as ending there. 0 = none planned.
+    /// When the next host window begins, in which the VMs are paused and the machine's other work (the
+    /// observer's too) runs: a quantum that would reach beyond it is published as ending there. 0 = none.
     pub host_window_ns: u64,
+    /// Length of a host window, ns.
+    pub host_window_len_ns: u64,
+    /// From the beginning of one host window to that of the next, ns.
+    pub host_window_every_ns: u64,
     /// When the gate opened and the run shall end, `CLOCK_MONOTONIC` ns; 0 before the gate opens.
     pub started_ns: u64,
     /// See `started_ns`.

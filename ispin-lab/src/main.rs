@@ -1,2 +1,111 @@
-//! `ispin-lab`
-fn main() {}
+//! `ispin-lab`: runs locks in worlds and measures them.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use ispin_agent::bpf::btf::KERNEL_BTF;
+use ispin_lab::threads::hypervisor::Hypervisor;
+use ispin_lab::threads::options::{RunOptions, parse_lock};
+use ispin_lab::threads::result::{self, RunResult};
+use ispin_lab::threads::vm_process;
+
+/// Runs spinlocks in virtual machines of several kinds and measures lock holder and waiter preemption.
+#[derive(Parser)]
+#[command(name = "ispin-lab", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Cmd,
+    /// Kernel type information to use instead of the running kernel's
+    #[arg(long, global = true, env = "ISPIN_BTF", value_name = "PATH", default_value = KERNEL_BTF)]
+    btf: PathBuf,
+    /// More messages (twice: even more)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Cmd {
+    /// Real-time threads as vCPUs, SCHED_RR as the hypervisor (needs root and BTF)
+    Threads {
+        /// Lock algorithms to run one after the other
+        #[arg(long, value_delimiter = ',', default_value = "ticket", value_parser = parse_lock)]
+        lock: Vec<String>,
+        /// Rounds through the list of locks
+        #[arg(long, default_value_t = 1)]
+        rounds: u32,
+        /// Write the results as a JSON array; - for standard output (then without the table)
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Begin each run only when an observer (ispin-agent, ispin-tui) has attached
+        #[arg(long, env = "ISPIN_WAIT_FOR_OBSERVER", value_parser = clap::builder::FalseyValueParser::new())]
+        wait_for_observer: bool,
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    #[command(hide = true)]
+    VmProcess,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = ["warn", "info", "debug"][usize::from(cli.verbose.min(2))];
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ispin-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Cmd::VmProcess => vm_process::main(),
+        Cmd::Threads { lock, rounds, json, wait_for_observer, options } => {
+            options.validate()?;
+            let interrupted = interrupted_by_signals()?;
+            let mut hypervisor = Hypervisor::new(cli.btf, interrupted, wait_for_observer)?;
+            let mut results: Vec<RunResult> = vec![];
+            for _ in 0..rounds {
+                for name in &lock {
+                    results.push(hypervisor.run(name, &options)?);
+                }
+            }
+            drop(hypervisor);
+            report(&results, json.as_deref())
+        }
+    }
+}
+
+fn report(results: &[RunResult], json: Option<&std::path::Path>) -> Result<()> {
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(results)? + "\n";
+        if path.as_os_str() == "-" {
+            print!("{text}");
+            return Ok(());
+        }
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    let table = result::table(results);
+    if std::io::stdout().is_terminal() {
+        println!("\n{table}")
+    } else {
+        println!("{table}")
+    }
+    Ok(())
+}
+
+/// A flag that SIGINT, SIGTERM and SIGHUP set.
+fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&flag)).context("watching for signals")?;
+    }
+    Ok(flag)
+}

@@ -1,0 +1,7 @@
+//! What is measured: the lock library, workloads, the threads world, experiments as data.
+#![deny(missing_docs)]
+
+pub mod locks;
+pub mod threads;
+pub mod vcpu;
+pub mod workload;

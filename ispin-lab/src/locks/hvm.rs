@@ -1,0 +1,46 @@
+//! `hvm`: I-Spinlock for hardware-assisted guests (paper: HVM IS). An incapable thread burns the rest of its
+//! quantum: it spins until the hypervisor publishes another `slice_id` (section 4.2.2).
+
+use std::hint::spin_loop;
+
+use ispin_common::slot::{Ids, Slot};
+
+use super::queue::OffCpu;
+use super::{Algorithm, Lock, TicketQueue};
+use crate::vcpu::Vcpu;
+
+pub(super) static ALGORITHM: Algorithm = Algorithm {
+    name: "hvm",
+    paper: "HVM IS",
+    about: "informed ticket spinlock; defers by spinning until the next quantum",
+    make: |id| Box::new(Hvm(TicketQueue::new(id))),
+};
+
+struct Hvm(TicketQueue);
+
+fn spin_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
+    let mut off = OffCpu::since(slot);
+    let give_up = me.defer_limit();
+    while me.ids().same_slice(Ids(slot.ids)) && me.now() < give_up {
+        off.watch(me);
+        for _ in 0..16 {
+            spin_loop();
+        }
+    }
+    off.add(&me.read_own());
+    off.total
+}
+
+impl Lock for Hvm {
+    fn lock(&self, me: &mut Vcpu, caller: u64) {
+        self.0.lock_informed(me, caller, spin_until_next_quantum);
+    }
+
+    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
+        self.0.try_lock(me, caller)
+    }
+
+    fn unlock(&self, me: &mut Vcpu, caller: u64) {
+        self.0.unlock(me, caller);
+    }
+}

@@ -1,0 +1,45 @@
+//! `pv`: I-Spinlock for paravirtual guests (paper: PV IS). An incapable thread asks the hypervisor to take it
+//! off its pCPU until its next quantum (section 4.2.2); here the request is `sched_yield`.
+//!
+//! A yield under `SCHED_RR` does not refill the time slice, so the thread may come back within the same
+//! quantum. It then yields again: the deferral lasts until another `slice_id` is published.
+
+use ispin_common::slot::{Ids, Slot};
+
+use super::queue::OffCpu;
+use super::{Algorithm, Lock, TicketQueue};
+use crate::vcpu::Vcpu;
+
+pub(super) static ALGORITHM: Algorithm = Algorithm {
+    name: "pv",
+    paper: "PV IS",
+    about: "informed ticket spinlock; defers by yielding its pCPU until the next quantum",
+    make: |id| Box::new(Pv(TicketQueue::new(id))),
+};
+
+struct Pv(TicketQueue);
+
+fn yield_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
+    let mut off = OffCpu::since(slot);
+    let give_up = me.defer_limit();
+    while me.ids().same_slice(Ids(slot.ids)) && me.now() < give_up {
+        rustix::thread::sched_yield();
+        off.watch(me);
+    }
+    off.add(&me.read_own());
+    off.total
+}
+
+impl Lock for Pv {
+    fn lock(&self, me: &mut Vcpu, caller: u64) {
+        self.0.lock_informed(me, caller, yield_until_next_quantum);
+    }
+
+    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
+        self.0.try_lock(me, caller)
+    }
+
+    fn unlock(&self, me: &mut Vcpu, caller: u64) {
+        self.0.unlock(me, caller);
+    }
+}
