@@ -369,12 +369,8 @@ impl Classifier {
                 return (NONE, if free == NONE { i } else { free });
             }
             match self.locks.get(i) {
-                Some(0) => {
-                    if free == NONE {
-                        free = i;
-                    }
-                }
-                Some(&at) if at == lock => return (i, free),
+                Some(0) if free == NONE => free = i,
+                Some(&at) if at != 0 && at == lock => return (i, free),
                 _ => {}
             }
             i += 1;
