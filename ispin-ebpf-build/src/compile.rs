@@ -87,12 +87,17 @@ pub fn scratch(path: &Path) -> PathBuf {
     profile.and_then(Path::parent).unwrap_or(path).join("ebpf")
 }
 
+/// Where `cargo xtask` installs a linker when the one in cargo's own folder does not do.
+pub fn tools(scratch: &Path) -> PathBuf {
+    scratch.join("tools")
+}
+
 /// Builds the object for kernels of `arch` from the workspace at `root`.
 ///
 /// Intermediate files go to `scratch`, which must not be the target folder of the cargo that waits for this
 /// build: that one is locked.
 pub fn from_source(root: &Path, scratch: &Path, arch: &str) -> Result<Object, Failure> {
-    let found = Discovery::new();
+    let found = Discovery::new(&tools(scratch));
     let mut failure = Failure {
         compiler: !found.toolchains.is_empty(),
         linker: !found.linkers.is_empty(),
@@ -190,17 +195,20 @@ pub fn cargo(
 /// Where several fit a path, the last one counts.
 fn shortened_paths(root: &Path, scratch: &Path, toolchain: &Toolchain) -> Vec<(PathBuf, &'static str)> {
     let mut paths = Vec::new();
-    paths.extend(env::var_os("HOME").map(|home| (PathBuf::from(home), "/home")));
+    let home = env::var_os("HOME").map(PathBuf::from).filter(|home| home.parent().is_some());
+    paths.extend(home.map(|home| (home, "~")));
     if let Some(home) = toolchain::cargo_home() {
         let registries = fs::read_dir(home.join("registry/src")).into_iter().flatten().flatten();
-        paths.push((home, "/cargo"));
-        paths.extend(registries.map(|registry| (registry.path(), "/crates")));
+        let mut registries: Vec<PathBuf> = registries.map(|registry| registry.path()).collect();
+        registries.sort();
+        paths.push((home, "cargo"));
+        paths.extend(registries.into_iter().map(|registry| (registry, "crates")));
     }
-    paths.push((toolchain.sysroot.clone(), "/toolchain"));
+    paths.push((toolchain.sysroot.clone(), "toolchain"));
     let library = toolchain.library_source();
-    paths.extend(fs::canonicalize(&library).map(|library| (library, "/rust")));
-    paths.push((library, "/rust"));
-    paths.push((scratch.to_owned(), "/target"));
-    paths.push((root.to_owned(), "/ispin"));
+    paths.extend(fs::canonicalize(&library).map(|library| (library, "rust")));
+    paths.push((library, "rust"));
+    paths.push((scratch.to_owned(), "target"));
+    paths.push((root.to_owned(), "ispin"));
     paths
 }

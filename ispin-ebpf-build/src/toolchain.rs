@@ -18,8 +18,8 @@ pub const LINKER: &str = "bpf-linker";
 /// Arguments of cargo that install a linker which loads the LLVM of whichever rustc runs it.
 pub const INSTALL_LINKER: [&str; 5] = ["install", LINKER, "--version", "0.10.3", "--locked"];
 
-/// Debian's newest compiler with its library source and the LLVM that it uses.
-pub const DEBIAN_PACKAGES: [&str; 3] = ["cargo-web", "rust-web-src", "rustc-web"];
+/// Debian's newest compiler with its library source and its lints.
+pub const DEBIAN_PACKAGES: [&str; 4] = ["cargo-web", "rust-web-clippy", "rust-web-src", "rustc-web"];
 
 /// A compiler with its library source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +41,16 @@ pub struct Toolchain {
 pub struct Discovery {
     /// Usable compilers, the preferred one first.
     pub toolchains: Vec<Toolchain>,
-    /// Linkers in the order of `PATH`, then those in cargo's own folder.
+    /// Linkers, the preferred one first.
     pub linkers: Vec<PathBuf>,
     /// Compilers that cannot be used and places that were looked at in vain: one line each, with the reason.
     pub rejected: Vec<String>,
 }
 
 impl Discovery {
-    /// Looks for rustup's nightly, then for the rustc that drives this build, then on `PATH` and in `/usr/bin`.
-    pub fn new() -> Self {
+    /// Looks for rustup's nightly, then for the rustc that drives this build, then on `PATH` and in `/usr/bin`;
+    /// for linkers on `PATH`, in cargo's folder, then in that of `tools`.
+    pub fn new(tools: &Path) -> Self {
         let mut found = Self::default();
         found.add_compiler("rustup nightly", || {
             let mut nightly = plain_command("rustup");
@@ -62,7 +63,8 @@ impl Discovery {
         {
             found.add_compiler(&rustc.to_string_lossy(), || Command::new(&rustc));
         }
-        for linker in on_path(LINKER).chain(cargo_home().map(|home| home.join("bin").join(LINKER))) {
+        let roots = cargo_home().into_iter().chain([tools.to_owned()]);
+        for linker in on_path(LINKER).chain(roots.map(|root| root.join("bin").join(LINKER))) {
             if linker.is_file() && !found.linkers.contains(&linker) {
                 found.linkers.push(linker);
             }
