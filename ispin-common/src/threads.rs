@@ -126,7 +126,7 @@ pub enum OutCause {
     Quantum = 0,
     /// The agent or the dashboard came in.
     Observer = 1,
-    /// Anything else on this machine came in.
+    /// Anything else on this machine came in, or the VM was paused for it.
     Host = 2,
     /// It slept.
     Blocked = 3,

@@ -20,6 +20,8 @@ use ispin_common::threads::{
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const SCHED_RR: u32 = 2;
+/// `__TASK_STOPPED` of `prev_state`: the VM is paused by a signal.
+const TASK_STOPPED: u32 = 4;
 
 #[map]
 static SLOT_PAGES: Array<SlotPage> = Array::with_max_entries(MAX_VMS, BPF_F_MMAPABLE);
@@ -75,8 +77,8 @@ pub fn ispin_switch(ctx: BtfTracePointContext) -> i32 {
             is_observer: next_row == Some(OBSERVER_ROW),
             is_vcpu: next_row.is_some() && next_row != Some(OBSERVER_ROW),
         };
-        let slept = preempt & 1 == 0 && prev_state as u32 != 0;
-        switch_out(row, now, slept, member!(prev, OFF_RT_TIME_SLICE), &incoming);
+        let state = if preempt & 1 == 0 { prev_state as u32 } else { 0 };
+        switch_out(row, now, state, member!(prev, OFF_RT_TIME_SLICE), &incoming);
     }
     if let Some(row) = next_row
         && row != OBSERVER_ROW
@@ -155,7 +157,7 @@ fn quantum_end(now: u64, policy: u32, ticks: u32) -> u64 {
 }
 
 #[inline(always)]
-fn switch_out(row: u32, now: u64, slept: bool, ticks: u32, incoming: &Incoming) {
+fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) {
     let Some(kernel) = KERNEL_ROWS.get_ptr_mut(row) else { return };
     let Some(slot) = slot_of(kernel) else { return };
     // SAFETY: as in switch_in; last_out is stored before bit 0 of dispatch_id is cleared.
@@ -178,7 +180,9 @@ fn switch_out(row: u32, now: u64, slept: bool, ticks: u32, incoming: &Incoming) 
     };
     // SAFETY: a pointer into KERNEL_ROWS.
     let ticks_in = unsafe { (*kernel).ticks_in };
-    let cause = if slept {
+    let cause = if state & TASK_STOPPED != 0 {
+        OutCause::Host
+    } else if state != 0 {
         OutCause::Blocked
     } else if incoming.is_observer {
         OutCause::Observer

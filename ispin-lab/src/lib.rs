@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod locks;
+pub mod matrix;
 pub mod threads;
 pub mod vcpu;
 pub mod workload;

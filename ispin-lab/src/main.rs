@@ -1,14 +1,14 @@
 //! `ispin-lab`: runs locks in worlds and measures them.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ispin_agent::bpf::btf::KERNEL_BTF;
+use ispin_lab::matrix::{self, Experiment, ResultFile};
 use ispin_lab::threads::hypervisor::Hypervisor;
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
@@ -44,8 +44,22 @@ enum Cmd {
         /// Begin each run only when an observer (ispin-agent, ispin-tui) has attached
         #[arg(long, env = "ISPIN_WAIT_FOR_OBSERVER", value_parser = clap::builder::FalseyValueParser::new())]
         wait_for_observer: bool,
+        /// No table
+        #[arg(long)]
+        quiet: bool,
         #[command(flatten)]
         options: RunOptions,
+    },
+    /// Experiments as data: locks x vCPUs x repeats, alternated; interrupt it and it goes on where it was
+    Matrix {
+        /// The experiment, TOML
+        file: PathBuf,
+        /// CSV that the runs accumulate in [default: the experiment's name with .csv, here]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Write the closing table, Markdown
+        #[arg(long, value_name = "FILE")]
+        table: Option<PathBuf>,
     },
     #[command(hide = true)]
     VmProcess,
@@ -67,7 +81,24 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Cmd::VmProcess => vm_process::main(),
-        Cmd::Threads { lock, rounds, json, wait_for_observer, options } => {
+        Cmd::Matrix { file, out, table } => {
+            let experiment = Experiment::read(&file)?;
+            let out = match (out, file.file_stem()) {
+                (Some(out), _) => out,
+                (None, Some(stem)) => PathBuf::from(stem).with_extension("csv"),
+                (None, None) => bail!("{} has no file name", file.display()),
+            };
+            let mut results = ResultFile::open(&out)?;
+            let start = || Hypervisor::new(cli.btf, interrupted_by_signals()?, false);
+            let rows = matrix::run(&experiment, &mut results, start)?;
+            let summary = matrix::summary(&experiment, &rows) + "\n";
+            if let Some(path) = table {
+                std::fs::write(&path, &summary).with_context(|| format!("writing {}", path.display()))?;
+            }
+            print!("{summary}");
+            Ok(())
+        }
+        Cmd::Threads { lock, rounds, json, wait_for_observer, quiet, options } => {
             options.validate()?;
             let interrupted = interrupted_by_signals()?;
             let mut hypervisor = Hypervisor::new(cli.btf, interrupted, wait_for_observer)?;
@@ -78,12 +109,12 @@ fn run(cli: Cli) -> Result<()> {
                 }
             }
             drop(hypervisor);
-            report(&results, json.as_deref())
+            report(&results, json.as_deref(), quiet)
         }
     }
 }
 
-fn report(results: &[RunResult], json: Option<&std::path::Path>) -> Result<()> {
+fn report(results: &[RunResult], json: Option<&std::path::Path>, quiet: bool) -> Result<()> {
     if let Some(path) = json {
         let text = serde_json::to_string_pretty(results)? + "\n";
         if path.as_os_str() == "-" {
@@ -92,11 +123,8 @@ fn report(results: &[RunResult], json: Option<&std::path::Path>) -> Result<()> {
         }
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
-    let table = result::table(results);
-    if std::io::stdout().is_terminal() {
-        println!("\n{table}")
-    } else {
-        println!("{table}")
+    if !quiet {
+        println!("{}", result::table(results));
     }
     Ok(())
 }

@@ -454,7 +454,8 @@ impl Totals {
         let acquisitions: u64 = operations.iter().sum();
         let (thread_time_mean, thread_time_sd) = mean_and_sd(&times);
         let psp = c.psp();
-        let most = operations.iter().max().copied().unwrap_or(0);
+        let operations_min = operations.iter().min().copied().unwrap_or(0);
+        let operations_max = operations.iter().max().copied().unwrap_or(0);
         RunResult {
             lock: lock.to_string(),
             vms: options.vms,
@@ -462,6 +463,12 @@ impl Totals {
             pcpus: pcpus as u32,
             slice_ms: options.slice_ms,
             csd: options.csd,
+            hold: options.hold.to_string(),
+            gap: options.gap.to_string(),
+            host_every_ms: options.host_every_ms,
+            host_ms: options.host_ms,
+            seed: options.seed,
+            repeat: 1,
             seconds,
             acquisitions,
             acquisitions_per_s: ratio(acquisitions as f64, seconds),
@@ -495,8 +502,9 @@ impl Totals {
             early: k.early,
             thread_time_mean,
             thread_time_sd,
-            fairness: ratio(operations.iter().min().copied().unwrap_or(0) as f64, most as f64),
-            operations,
+            fairness: ratio(operations_min as f64, operations_max as f64),
+            operations_min,
+            operations_max,
         }
     }
 }

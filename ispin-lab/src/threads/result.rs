@@ -17,6 +17,18 @@ pub struct RunResult {
     pub slice_ms: u32,
     /// Critical section duration estimate, ns.
     pub csd: u64,
+    /// Critical sections, as [`crate::workload::Times`] are written.
+    pub hold: String,
+    /// Gaps between them.
+    pub gap: String,
+    /// From one host window to the next, milliseconds; 0 = none.
+    pub host_every_ms: u32,
+    /// Length of a host window, milliseconds.
+    pub host_ms: u32,
+    /// Seed of the drawn times.
+    pub seed: u64,
+    /// Repeat of an experiment, from 1.
+    pub repeat: u32,
     /// Length of the run, seconds.
     pub seconds: f64,
     /// Lock operations completed.
@@ -85,8 +97,10 @@ pub struct RunResult {
     pub thread_time_sd: f64,
     /// Fewest operations of any thread over the most: 1 = fair.
     pub fairness: f64,
-    /// Operations of each thread.
-    pub operations: Vec<u64>,
+    /// Operations of the thread that had fewest.
+    pub operations_min: u64,
+    /// Operations of the thread that had most.
+    pub operations_max: u64,
 }
 
 /// Mean and standard deviation.

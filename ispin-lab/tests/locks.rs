@@ -1,0 +1,234 @@
+//! Every lock of the library passes the same tests; a deliberately broken one fails them.
+
+use std::cell::UnsafeCell;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ispin_common::slot::{Ids, NO_LIMIT, Slot};
+use ispin_common::threads::{Control, VcpuRow, Word};
+use ispin_lab::locks::{ALGORITHMS, Lock};
+use ispin_lab::vcpu::{Vcpu, monotonic_ns};
+
+/// Few: on a busy machine every handover of a ticket lock may cost a time slice, which is what this project is
+/// about.
+const THREADS: usize = 3;
+const OPERATIONS: u64 = 300;
+
+/// Shared memory of a world without a kernel: the tests publish the slots themselves.
+struct World {
+    slots: Vec<UnsafeCell<Slot>>,
+    rows: Vec<Box<UnsafeCell<VcpuRow>>>,
+    control: Control,
+}
+
+// SAFETY: slots are written by one publisher with volatile stores, each row by its thread.
+unsafe impl Sync for World {}
+
+impl World {
+    fn new(vcpus: usize, preemption_time: u64) -> Self {
+        let slot = Slot { ids: Ids::UNPUBLISHED.next_dispatch().0, preemption_time, ..Slot::default() };
+        // SAFETY: all zeroes is a valid row.
+        let row = || unsafe { Box::<UnsafeCell<VcpuRow>>::new_zeroed().assume_init() };
+        Self {
+            slots: (0..vcpus).map(|_| UnsafeCell::new(slot)).collect(),
+            rows: (0..vcpus).map(|_| row()).collect(),
+            control: Control { tracing: 1, tick_ns: 4_000_000, ..Control::default() },
+        }
+    }
+
+    fn vcpu(&self, i: usize) -> Vcpu {
+        // SAFETY: the world outlives its vCPUs in every test; one thread per row.
+        unsafe { Vcpu::new(self.slots[i].get(), self.rows[i].get(), &self.control, i as u32, 20_000, 1_000_000) }
+    }
+
+    fn row(&self, i: usize) -> &VcpuRow {
+        // SAFETY: read after its thread has ended.
+        unsafe { &*self.rows[i].get() }
+    }
+
+    fn publish(&self, i: usize, slot: Slot) {
+        // SAFETY: the only publisher; ids last.
+        unsafe {
+            let at = self.slots[i].get();
+            (&raw mut (*at).preemption_time).write_volatile(slot.preemption_time);
+            (&raw mut (*at).dispatch_start).write_volatile(slot.dispatch_start);
+            (&raw mut (*at).last_out).write_volatile(slot.last_out);
+            (&raw mut (*at).ids).write_volatile(slot.ids);
+        }
+    }
+}
+
+/// A counter that loses updates unless a lock guards it.
+struct Unguarded(UnsafeCell<u64>);
+// SAFETY: that is what the test is about; accesses are volatile.
+unsafe impl Sync for Unguarded {}
+
+/// Lets threads contend; says what went wrong.
+fn contend(lock: &dyn Lock, threads: usize, operations: u64) -> Result<World, String> {
+    let world = World::new(threads, NO_LIMIT);
+    let counter = Unguarded(UnsafeCell::new(0));
+    let inside = AtomicU64::new(0);
+    let overlaps = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for i in 0..threads {
+            let (world, counter, inside, overlaps) = (&world, &counter, &inside, &overlaps);
+            scope.spawn(move || {
+                let mut me = world.vcpu(i);
+                for n in 0..operations {
+                    if n % 7 == 0 && lock.try_lock(&mut me, 2) {
+                        // Got it without waiting.
+                    } else {
+                        lock.lock(&mut me, 1);
+                    }
+                    if inside.fetch_add(1, Ordering::SeqCst) != 0 {
+                        overlaps.fetch_add(1, Ordering::SeqCst);
+                    }
+                    // SAFETY: volatile access to a cell that outlives the threads.
+                    unsafe {
+                        let value = counter.0.get().read_volatile();
+                        if n % 64 == 0 {
+                            std::thread::yield_now();
+                        }
+                        counter.0.get().write_volatile(value + 1);
+                    }
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    lock.unlock(&mut me, 1);
+                }
+                me.retire();
+            });
+        }
+    });
+    let (total, overlaps) = (counter.0.into_inner(), overlaps.into_inner());
+    if total != threads as u64 * operations || overlaps != 0 {
+        return Err(format!("{total} of {} updates, {overlaps} overlaps", threads as u64 * operations));
+    }
+    Ok(world)
+}
+
+#[test]
+fn mutual_exclusion_and_complete_accounts() {
+    for algorithm in ALGORITHMS {
+        let world = contend((algorithm.make)(0).as_ref(), THREADS, OPERATIONS)
+            .unwrap_or_else(|e| panic!("{}: {e}", algorithm.name));
+        for i in 0..THREADS {
+            let row = world.row(i);
+            let c = &row.classifier.counters;
+            assert_eq!((c.takes, c.acquires, c.releases), (OPERATIONS, OPERATIONS, OPERATIONS), "{}", algorithm.name);
+            assert_eq!((c.psp(), c.unpaired(), c.open_at_exit, c.deferrals), (0, 0, 0, 0), "{}", algorithm.name);
+            assert_eq!(row.locks.rows.iter().map(|r| r.acquires).sum::<u64>(), OPERATIONS, "{}", algorithm.name);
+            assert_eq!(Word(row.word).phase_bits(), 0, "{}: idle in the end", algorithm.name);
+        }
+    }
+}
+
+/// Lets everybody in.
+struct Broken;
+
+impl Lock for Broken {
+    fn lock(&self, _me: &mut Vcpu, _caller: u64) {}
+    fn try_lock(&self, _me: &mut Vcpu, _caller: u64) -> bool {
+        true
+    }
+    fn unlock(&self, _me: &mut Vcpu, _caller: u64) {}
+}
+
+#[test]
+fn a_broken_lock_is_caught() {
+    assert!(contend(&Broken, 4, 20_000).is_err());
+}
+
+#[test]
+fn tickets_are_served_in_order() {
+    for algorithm in ALGORITHMS {
+        let lock = (algorithm.make)(0);
+        let world = World::new(4, NO_LIMIT);
+        let mut first = world.vcpu(0);
+        lock.lock(&mut first, 1);
+        let order = std::sync::Mutex::new(vec![]);
+        std::thread::scope(|scope| {
+            for i in 1..4 {
+                let (lock, world, order) = (&lock, &world, &order);
+                scope.spawn(move || {
+                    let mut me = world.vcpu(i);
+                    lock.lock(&mut me, 1);
+                    order.lock().expect("order").push(i);
+                    lock.unlock(&mut me, 1);
+                });
+                // The next thread starts when this one is queued: its phase word says so.
+                let deadline = Instant::now() + Duration::from_secs(10);
+                // SAFETY: one aligned word, written by a running thread with volatile stores.
+                while Word(unsafe { (&raw const (*world.rows[i].get()).word).read_volatile() }).phase_bits() != 3 {
+                    assert!(Instant::now() < deadline, "{}: thread {i} does not queue", algorithm.name);
+                    std::thread::yield_now();
+                }
+            }
+            lock.unlock(&mut first, 1);
+        });
+        assert_eq!(order.into_inner().expect("order"), [1, 2, 3], "{}", algorithm.name);
+    }
+}
+
+#[test]
+fn informed_locks_defer_to_the_next_quantum_and_ticket_does_not() {
+    for algorithm in ALGORITHMS {
+        let lock = (algorithm.make)(0);
+        // The quantum ends in 10 us, a critical section takes 20 us; the deadline is believed for a tick.
+        let world = World::new(1, monotonic_ns() + 10_000);
+        let renewed = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_micros(500));
+                let now = monotonic_ns();
+                let slot = Slot {
+                    ids: Ids::UNPUBLISHED.next_dispatch().switched_out().next_dispatch().0,
+                    preemption_time: now + 1_000_000_000,
+                    dispatch_start: now,
+                    last_out: now - 200_000,
+                };
+                renewed.store(true, Ordering::SeqCst);
+                world.publish(0, slot);
+            });
+            let mut me = world.vcpu(0);
+            lock.lock(&mut me, 1);
+            let waited_for_it = renewed.load(Ordering::SeqCst);
+            lock.unlock(&mut me, 1);
+            assert_eq!(waited_for_it, algorithm.name != "ticket", "{}", algorithm.name);
+        });
+        let c = &world.row(0).classifier.counters;
+        assert_eq!(c.deferrals, u64::from(algorithm.name != "ticket"), "{}", algorithm.name);
+        assert_eq!(c.psp(), 0, "{}: a deferral is no preemption of a waiter", algorithm.name);
+        if algorithm.name != "ticket" {
+            // 0.2 ms of the deferral were off the pCPU.
+            assert_eq!(c.defer_cycles - c.defer_spin_cycles, 200_000, "{}", algorithm.name);
+        }
+    }
+}
+
+#[test]
+fn an_unseen_renewal_ends_a_deferral_after_two_quanta() {
+    for algorithm in ALGORITHMS.iter().filter(|a| a.name != "ticket") {
+        let lock = (algorithm.make)(0);
+        let world = World::new(1, monotonic_ns() + 10_000);
+        let mut me = world.vcpu(0);
+        let begin = Instant::now();
+        lock.lock(&mut me, 1);
+        // Two ticks of 4 ms, which is more than two quanta of 1 ms.
+        assert!(begin.elapsed() >= Duration::from_millis(8), "{}", algorithm.name);
+        lock.unlock(&mut me, 1);
+        // From then on the deadline has expired and is not believed any more.
+        let begin = Instant::now();
+        lock.lock(&mut me, 1);
+        lock.unlock(&mut me, 1);
+        assert!(begin.elapsed() < Duration::from_millis(8), "{}", algorithm.name);
+        let c = &world.row(0).classifier.counters;
+        assert_eq!((c.deferrals, c.expired), (1, 1), "{}", algorithm.name);
+    }
+}
+
+#[test]
+fn names_are_unique_and_complete() {
+    let names: HashSet<&str> = ALGORITHMS.iter().map(|a| a.name).collect();
+    assert_eq!(names.len(), ALGORITHMS.len());
+    assert!(ALGORITHMS.iter().all(|a| !a.about.is_empty() && !a.paper.is_empty()));
+}
