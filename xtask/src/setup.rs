@@ -112,7 +112,10 @@ impl Remedies {
     /// Gets a compiler with library source by the next way that works; false if none does.
     fn another_compiler(&mut self) -> bool {
         const WAYS: [fn() -> Result<()>; 4] = [
-            || rustup(&["component", "add", "rust-src", "--toolchain", "nightly"]),
+            || match works(plain_command("rustup").args(["run", "nightly", "rustc", "-V"])) {
+                true => rustup(&["component", "add", "rust-src", "--toolchain", "nightly"]),
+                false => bail!("rustup has no nightly to add it to"),
+            },
             || rustup(&["component", "add", "rust-src"]),
             || {
                 rustup(&[
