@@ -2,8 +2,8 @@
 //!
 //! | map | type | content |
 //! |---|---|---|
-//! | `GUEST_CONTROL` | array | one [`GuestControl`] |
-//! | `GUEST_STATE` | per-CPU array, key = context level | [`crate::classifier::Classifier`] |
+//! | `GUEST_CONTROL` | array, memory-mapped | one [`GuestControl`] |
+//! | `GUEST_STATE` | per-CPU array, key = context level | [`GuestState`] |
 //! | `GUEST_LOCKS`, `GUEST_CALLERS` | per-CPU array, key = context level | [`GuestTable`] |
 //! | `GUEST_RELEASES` | array, key = [`crate::table::first_place`] of the lock | [`crate::table::LastRelease`] |
 //! | `GUEST_RINGS` | array, memory-mapped, key = [`ring_key`] | [`GuestRing`] |
@@ -12,9 +12,11 @@
 //! short is resumed after it, so levels never write to each other's entries. A release is one 64-bit store
 //! by the holder of the lock.
 
-use crate::event::NR_LEVELS;
+use crate::classifier::Classifier;
+use crate::event::{Event, NR_LEVELS};
 use crate::incident::Incident;
 use crate::ring::Ring;
+use crate::slot::Ids;
 use crate::table::Table;
 
 /// Rows per table; a per-CPU map value must stay below 32 KiB.
@@ -38,6 +40,34 @@ pub struct GuestControl {
     pub enabled: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// What is kept of one CPU and context level.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct GuestState {
+    /// Open episodes and totals.
+    pub classifier: Classifier,
+    /// Ids at the first event with a published slot.
+    pub first_ids: Ids,
+    /// Ids at the latest event with a published slot.
+    pub last_ids: Ids,
+    /// Time of that event.
+    pub last_tsc: u64,
+}
+
+impl GuestState {
+    /// Notes the quantum that the event belongs to.
+    #[inline(always)]
+    pub fn note_quantum(&mut self, event: &Event) {
+        if event.ids.published() {
+            if !self.first_ids.published() {
+                self.first_ids = event.ids;
+            }
+            self.last_ids = event.ids;
+            self.last_tsc = event.tsc;
+        }
+    }
 }
 
 /// Key of the incident ring of `cpu` at `level`.

@@ -4,13 +4,14 @@
 //! They trace spinlocks and so must not take any: only array maps, whose look-up is arithmetic, and rings of
 //! our own. The maps are described in [`ispin_common::guest`].
 
+use core::ptr::addr_of;
+
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::{map, raw_tracepoint};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::RawTracePointContext;
-use ispin_common::classifier::Classifier;
 use ispin_common::event::{Event, EventKind, NR_ARGS, NR_LEVELS};
-use ispin_common::guest::{GuestControl, GuestRing, GuestTable, NR_RELEASES, ring_key};
+use ispin_common::guest::{GuestControl, GuestRing, GuestState, GuestTable, NR_RELEASES, ring_key};
 use ispin_common::incident::Incident;
 use ispin_common::table::{LastRelease, first_place};
 
@@ -18,9 +19,9 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 const LEVELS: u32 = NR_LEVELS as u32;
 
 #[map]
-static GUEST_CONTROL: Array<GuestControl> = Array::with_max_entries(1, 0);
+static GUEST_CONTROL: Array<GuestControl> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-static GUEST_STATE: PerCpuArray<Classifier> = PerCpuArray::with_max_entries(LEVELS, 0);
+static GUEST_STATE: PerCpuArray<GuestState> = PerCpuArray::with_max_entries(LEVELS, 0);
 #[map]
 static GUEST_LOCKS: PerCpuArray<GuestTable> = PerCpuArray::with_max_entries(LEVELS, 0);
 #[map]
@@ -57,11 +58,7 @@ pub fn ispin_incapable(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn observe(kind: EventKind, ctx: &RawTracePointContext) -> i32 {
-    let enabled = match GUEST_CONTROL.get(0) {
-        Some(control) => control.enabled,
-        None => 0,
-    };
-    if enabled == 0 {
+    if !enabled() {
         return 0;
     }
     let args: [u64; NR_ARGS] = [
@@ -78,10 +75,12 @@ fn observe(kind: EventKind, ctx: &RawTracePointContext) -> i32 {
     ];
     let event = Event::from_args(kind, &args);
     let level = event.ctx.level();
-    let Some(classifier) = GUEST_STATE.get_ptr_mut(level) else { return 0 };
+    let Some(state) = GUEST_STATE.get_ptr_mut(level) else { return 0 };
     // SAFETY: this CPU at this level is the entry's one writer; the kernel does not run a program in the
     // middle of itself, and another of the four comes in between only at a higher level.
-    let classifier = unsafe { &mut *classifier };
+    let state = unsafe { &mut *state };
+    state.note_quantum(&event);
+    let classifier = &mut state.classifier;
 
     let last_release = last_release(&event);
     let outcome = classifier.on_event(&event, last_release);
@@ -91,18 +90,26 @@ fn observe(kind: EventKind, ctx: &RawTracePointContext) -> i32 {
         classifier.counters.dropped += 1;
     }
     if let Some(table) = GUEST_LOCKS.get_ptr_mut(level)
-        // SAFETY: as for the classifier.
+        // SAFETY: as for the state.
         && let Some(row) = unsafe { &mut *table }.row(event.lock)
     {
         row.add(&event, &outcome);
     }
     if let Some(table) = GUEST_CALLERS.get_ptr_mut(level)
-        // SAFETY: as for the classifier.
+        // SAFETY: as for the state.
         && let Some(row) = unsafe { &mut *table }.row(outcome.ip)
     {
         row.add(&event, &outcome);
     }
     0
+}
+
+#[inline(always)]
+fn enabled() -> bool {
+    // SAFETY: the map lives as long as the program; the agent writes the word with one store.
+    GUEST_CONTROL
+        .get_ptr(0)
+        .is_some_and(|control| unsafe { addr_of!((*control).enabled).read_volatile() } != 0)
 }
 
 /// Stores a release; looks one up for an acquire.

@@ -1,3 +1,7 @@
 //! The embedded eBPF object and what is needed around it.
 
+pub mod btf;
+pub mod guest;
+pub mod mmap;
 pub mod object;
+pub mod publisher;

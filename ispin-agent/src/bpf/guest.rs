@@ -1,0 +1,242 @@
+//! Loads the guest programs: four raw tracepoint programs that feed the classifier in the kernel.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::ptr::addr_of_mut;
+
+use anyhow::{Context, Result, anyhow, bail};
+use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun};
+use aya::{Ebpf, EbpfLoader, Pod};
+use ispin_common::event::{Event, EventKind, NR_LEVELS};
+use ispin_common::guest::{GuestControl, GuestRing, GuestState, GuestTable, INCIDENT_RING};
+use ispin_common::incident::Incident;
+use ispin_common::table::Row;
+
+use super::mmap::MappedArray;
+use super::object::OBJECT;
+use super::publisher::recursion_misses;
+
+/// Name of the tracepoint and of the program for each kind of event.
+pub const fn program_name(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Take => "ispin_take",
+        EventKind::Acquire => "ispin_acquire",
+        EventKind::Release => "ispin_release",
+        EventKind::Incapable => "ispin_incapable",
+    }
+}
+
+const KINDS: [EventKind; 4] = [EventKind::Take, EventKind::Acquire, EventKind::Release, EventKind::Incapable];
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct StateValue(GuestState);
+// SAFETY: `repr(C)` integers all the way down; every bit pattern is valid.
+unsafe impl Pod for StateValue {}
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct TableValue(GuestTable);
+// SAFETY: as above.
+unsafe impl Pod for TableValue {}
+
+/// What one CPU counted at one context level.
+#[derive(Clone)]
+pub struct Lane {
+    /// CPU.
+    pub cpu: u32,
+    /// Context level.
+    pub level: u32,
+    /// Open episodes and totals.
+    pub state: GuestState,
+    /// Totals per lock.
+    pub locks: GuestTable,
+    /// Totals per caller.
+    pub callers: GuestTable,
+}
+
+/// The loaded programs and their maps. Dropping it detaches and removes them.
+pub struct GuestPrograms {
+    bpf: Ebpf,
+    control: MappedArray<GuestControl>,
+    rings: MappedArray<GuestRing>,
+    cpus: u32,
+}
+
+impl GuestPrograms {
+    /// Has the kernel verify and load the programs. They are not attached and ignore every event until
+    /// [`Self::enable`].
+    pub fn load() -> Result<Self> {
+        let cpus = aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))? as u32;
+        let mut bpf = EbpfLoader::new()
+            .map_max_entries("GUEST_RINGS", cpus * NR_LEVELS as u32)
+            .load(OBJECT)
+            .context("loading the eBPF object (needs root, or CAP_BPF and CAP_PERFMON)")?;
+        for kind in KINDS {
+            program_mut(&mut bpf, kind)?
+                .load()
+                .with_context(|| format!("the kernel refused the program {}", program_name(kind)))?;
+        }
+        let control = MappedArray::of(&bpf, "GUEST_CONTROL")?;
+        let rings = MappedArray::of(&bpf, "GUEST_RINGS")?;
+        Ok(Self { bpf, control, rings, cpus })
+    }
+
+    /// Attaches the programs to the tracepoints of the patched kernel, and enables them once all are in
+    /// place, so that no episode loses its end to a program that was not there yet.
+    pub fn attach(&mut self) -> Result<()> {
+        for kind in KINDS {
+            let name = program_name(kind);
+            match program_mut(&mut self.bpf, kind)?.attach(name) {
+                Ok(_) => {}
+                Err(ProgramError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                    bail!(
+                        "this kernel has no tracepoint {name}: the guest source needs a kernel with the patches of \
+                     guest-patch/ and CONFIG_ISPINLOCK=y"
+                    )
+                }
+                Err(e) => return Err(e).with_context(|| format!("attaching to the tracepoint {name}")),
+            }
+        }
+        self.enable(true)
+    }
+
+    /// Lets the programs look at events, or ignore them.
+    pub fn enable(&mut self, enabled: bool) -> Result<()> {
+        let control = self.control.get(0).ok_or_else(|| anyhow!("the BPF map GUEST_CONTROL is empty"))?;
+        // SAFETY: inside the mapping, which lives as long as self; one aligned store.
+        unsafe { addr_of_mut!((*control).enabled).write_volatile(enabled.into()) };
+        Ok(())
+    }
+
+    /// Runs the event's program on `cpu` as if its tracepoint had fired there: for tests, and to try the
+    /// programs on a kernel without the tracepoints.
+    pub fn feed(&self, event: &Event, cpu: u32) -> Result<()> {
+        let mut options = RawTracePointRunOptions { cpu: Some(cpu), ..RawTracePointRunOptions::new() };
+        for (to, from) in options.args.iter_mut().zip(event.to_args()) {
+            *to = from;
+        }
+        let name = program_name(event.kind);
+        let program: &RawTracePoint = self.bpf.program(name).ok_or_else(|| no_program(name))?.try_into()?;
+        program.test_run(options).with_context(|| format!("running {name} on CPU {cpu}"))?;
+        Ok(())
+    }
+
+    /// Forgets everything that was counted. Events that come in meanwhile may be half forgotten: disable the
+    /// programs first.
+    pub fn clear(&mut self) -> Result<()> {
+        let cpus = self.cpus as usize;
+        let states = || PerCpuValues::try_from(vec![StateValue(GuestState::default()); cpus]);
+        let empty = GuestTable { overflowed: 0, rows: [Row::default(); _] };
+        let tables = || PerCpuValues::try_from(vec![TableValue(empty); cpus]);
+        for level in 0..NR_LEVELS as u32 {
+            PerCpuArray::try_from(self.map_mut("GUEST_STATE")?)?.set(level, states()?, 0)?;
+            for name in ["GUEST_LOCKS", "GUEST_CALLERS"] {
+                PerCpuArray::try_from(self.map_mut(name)?)?.set(level, tables()?, 0)?;
+            }
+        }
+        let mut releases: Array<&mut MapData, u64> = Array::try_from(self.map_mut("GUEST_RELEASES")?)?;
+        for place in 0..releases.len() {
+            releases.set(place, 0, 0)?;
+        }
+        self.take_incidents();
+        Ok(())
+    }
+
+    /// Number of CPUs that this kernel can ever have.
+    pub fn cpus(&self) -> u32 {
+        self.cpus
+    }
+
+    /// What has been counted so far, for every CPU and level at which there was an event.
+    pub fn lanes(&self) -> Result<Vec<Lane>> {
+        let states: PerCpuArray<&MapData, StateValue> = PerCpuArray::try_from(self.map("GUEST_STATE")?)?;
+        let locks: PerCpuArray<&MapData, TableValue> = PerCpuArray::try_from(self.map("GUEST_LOCKS")?)?;
+        let callers: PerCpuArray<&MapData, TableValue> = PerCpuArray::try_from(self.map("GUEST_CALLERS")?)?;
+        let mut lanes = vec![];
+        for level in 0..NR_LEVELS as u32 {
+            let states = states.get(&level, 0)?;
+            // Tables are large, and few kernels use spinlocks at all levels.
+            if !states.iter().any(|state| used(&state.0)) {
+                continue;
+            }
+            let (locks, callers) = (locks.get(&level, 0)?, callers.get(&level, 0)?);
+            let tables = locks.iter().zip(callers.iter());
+            for (cpu, (state, (locks, callers))) in (0..).zip(states.iter().zip(tables)) {
+                if used(&state.0) {
+                    lanes.push(Lane { cpu, level, state: state.0, locks: locks.0, callers: callers.0 });
+                }
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// Takes the incidents out of all rings, oldest first.
+    pub fn take_incidents(&mut self) -> Vec<Incident> {
+        let mut incidents = vec![];
+        for ring in (0..self.rings.len()).filter_map(|i| self.rings.get(i)) {
+            // One ring's content at most: a busy producer must not keep the agent here.
+            for _ in 0..INCIDENT_RING {
+                // SAFETY: inside the mapping; the kernel is the one producer, and this exclusive borrow of
+                // self, which alone has the mapping, the one consumer.
+                match unsafe { GuestRing::pop(ring) } {
+                    Some(incident) => incidents.push(incident),
+                    None => break,
+                }
+            }
+        }
+        incidents.sort_by_key(|incident| incident.to_tsc);
+        incidents
+    }
+
+    /// Events that the kernel did not hand to a program because that program was running on that CPU.
+    pub fn recursion_misses(&self) -> Result<u64> {
+        let mut misses = 0;
+        for kind in KINDS {
+            let name = program_name(kind);
+            let program = self.bpf.program(name).ok_or_else(|| no_program(name))?;
+            let fd = program.fd()?.as_fd().as_raw_fd();
+            misses += recursion_misses(&PathBuf::from(format!("/proc/self/fdinfo/{fd}")))?;
+        }
+        Ok(misses)
+    }
+
+    /// Kernel-wide numbers of the programs.
+    pub fn ids(&self) -> Result<Vec<u32>> {
+        KINDS
+            .iter()
+            .map(|&kind| {
+                let name = program_name(kind);
+                let program = self.bpf.program(name).ok_or_else(|| no_program(name))?;
+                Ok(program.info()?.id())
+            })
+            .collect()
+    }
+
+    fn map_mut(&mut self, name: &str) -> Result<&mut Map> {
+        self.bpf
+            .map_mut(name)
+            .ok_or_else(|| anyhow!("the eBPF object has no map {name}: it was built from other sources"))
+    }
+
+    fn map(&self, name: &str) -> Result<&Map> {
+        self.bpf
+            .map(name)
+            .ok_or_else(|| anyhow!("the eBPF object has no map {name}: it was built from other sources"))
+    }
+}
+
+fn used(state: &GuestState) -> bool {
+    let counters = &state.classifier.counters;
+    counters.takes + counters.acquires + counters.releases + counters.deferrals > 0
+}
+
+fn program_mut(bpf: &mut Ebpf, kind: EventKind) -> Result<&mut RawTracePoint> {
+    let name = program_name(kind);
+    Ok(bpf.program_mut(name).ok_or_else(|| no_program(name))?.try_into()?)
+}
+
+fn no_program(name: &str) -> anyhow::Error {
+    anyhow!("the eBPF object has no program {name}: it was built from other sources")
+}

@@ -1,0 +1,95 @@
+//! The guest in user space: the classifier and tables of `ispin-common`, joined as the guest programs join
+//! them, but written apart from them.
+
+use std::collections::BTreeMap;
+
+use ispin_common::event::{Event, EventKind};
+use ispin_common::guest::{GuestRing, GuestState, GuestTable, NR_RELEASES};
+use ispin_common::incident::Incident;
+use ispin_common::table::{LastRelease, Row, first_place};
+
+use super::{Lane, World};
+
+struct Cell {
+    lane: Lane,
+    ring: Box<GuestRing>,
+}
+
+impl Cell {
+    fn new(vcpu: u32, level: u32) -> Self {
+        let table = GuestTable { overflowed: 0, rows: [Row::default(); _] };
+        // SAFETY: all zeroes is an empty ring.
+        let ring = unsafe { Box::<GuestRing>::new_zeroed().assume_init() };
+        let state = GuestState::default();
+        Self { lane: Lane { vcpu, level, state, locks: table, callers: table }, ring }
+    }
+}
+
+/// See the module.
+pub struct UserWorld {
+    enabled: bool,
+    cells: BTreeMap<(u32, u32), Cell>,
+    releases: Vec<LastRelease>,
+}
+
+impl UserWorld {
+    pub fn new() -> Self {
+        let releases = vec![LastRelease(0); NR_RELEASES as usize];
+        Self { enabled: false, cells: BTreeMap::new(), releases }
+    }
+}
+
+impl World for UserWorld {
+    fn enable(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    fn feed(&mut self, event: &Event, vcpu: u32) {
+        if !self.enabled {
+            return;
+        }
+        let release = &mut self.releases[first_place(event.lock, NR_RELEASES) as usize];
+        let known = match event.kind {
+            EventKind::Acquire => release.before(event.lock, event.ticket, event.tsc),
+            EventKind::Release => {
+                *release = LastRelease::new(event.lock, event.ticket, event.tsc);
+                None
+            }
+            EventKind::Take | EventKind::Incapable => None,
+        };
+        let level = event.ctx.level();
+        let cell = self.cells.entry((level, vcpu)).or_insert_with(|| Cell::new(vcpu, level));
+        let Lane { state, locks, callers, .. } = &mut cell.lane;
+        state.note_quantum(event);
+        let outcome = state.classifier.on_event(event, known);
+        if let Some(incident) = outcome.incident {
+            let incident = Incident { vcpu, ..incident };
+            // SAFETY: a live ring, used by this thread alone.
+            if !unsafe { GuestRing::push(&raw mut *cell.ring, &incident) } {
+                state.classifier.counters.dropped += 1;
+            }
+        }
+        for (table, key) in [(locks, event.lock), (callers, outcome.ip)] {
+            if let Some(row) = table.row(key) {
+                row.add(event, &outcome);
+            }
+        }
+    }
+
+    fn lanes(&self) -> Vec<Lane> {
+        self.cells.values().map(|cell| cell.lane.clone()).collect()
+    }
+
+    fn take_incidents(&mut self) -> Vec<Incident> {
+        let mut incidents = vec![];
+        for (_, cell) in self.cells.iter_mut() {
+            // SAFETY: a live ring, used by this thread alone.
+            while let Some(incident) = unsafe { GuestRing::pop(&raw mut *cell.ring) } {
+                incidents.push(incident);
+            }
+        }
+        // In the order of the kernel's rings, where times are equal.
+        incidents.sort_by_key(|incident| (incident.to_tsc, incident.vcpu, incident.level));
+        incidents
+    }
+}
