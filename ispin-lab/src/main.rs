@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ispin_agent::bpf::btf::KERNEL_BTF;
 use ispin_lab::matrix::{self, Experiment, ResultFile};
+use ispin_lab::overhead;
 use ispin_lab::threads::hypervisor::Hypervisor;
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
@@ -61,6 +62,17 @@ enum Cmd {
         #[arg(long, value_name = "FILE")]
         table: Option<PathBuf>,
     },
+    /// Throughput with an agent attached over without, in pairs; the publisher's cost per switch
+    Overhead {
+        /// Lock algorithm
+        #[arg(long, default_value = "hvm", value_parser = parse_lock)]
+        lock: String,
+        /// Pairs of runs
+        #[arg(long, default_value_t = 5)]
+        pairs: u32,
+        #[command(flatten)]
+        options: RunOptions,
+    },
     #[command(hide = true)]
     VmProcess,
 }
@@ -96,6 +108,13 @@ fn run(cli: Cli) -> Result<()> {
                 std::fs::write(&path, &summary).with_context(|| format!("writing {}", path.display()))?;
             }
             print!("{summary}");
+            Ok(())
+        }
+        Cmd::Overhead { lock, pairs, options } => {
+            options.validate()?;
+            let mut hypervisor = Hypervisor::new(cli.btf, interrupted_by_signals()?, false)?;
+            let overhead = overhead::measure(&mut hypervisor, &lock, &options, pairs)?;
+            println!("{}", serde_json::to_string_pretty(&overhead)?);
             Ok(())
         }
         Cmd::Threads { lock, rounds, json, wait_for_observer, quiet, options } => {

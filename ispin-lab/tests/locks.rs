@@ -39,7 +39,9 @@ impl World {
 
     fn vcpu(&self, i: usize) -> Vcpu {
         // SAFETY: the world outlives its vCPUs in every test; one thread per row.
-        unsafe { Vcpu::new(self.slots[i].get(), self.rows[i].get(), &self.control, i as u32, 20_000, 1_000_000) }
+        unsafe {
+            Vcpu::new(self.slots[i].get(), self.rows[i].get(), &self.control, i as u32, 20_000, 1_000_000)
+        }
     }
 
     fn row(&self, i: usize) -> &VcpuRow {
@@ -114,9 +116,24 @@ fn mutual_exclusion_and_complete_accounts() {
         for i in 0..THREADS {
             let row = world.row(i);
             let c = &row.classifier.counters;
-            assert_eq!((c.takes, c.acquires, c.releases), (OPERATIONS, OPERATIONS, OPERATIONS), "{}", algorithm.name);
-            assert_eq!((c.psp(), c.unpaired(), c.open_at_exit, c.deferrals), (0, 0, 0, 0), "{}", algorithm.name);
-            assert_eq!(row.locks.rows.iter().map(|r| r.acquires).sum::<u64>(), OPERATIONS, "{}", algorithm.name);
+            assert_eq!(
+                (c.takes, c.acquires, c.releases),
+                (OPERATIONS, OPERATIONS, OPERATIONS),
+                "{}",
+                algorithm.name
+            );
+            assert_eq!(
+                (c.psp(), c.unpaired(), c.open_at_exit, c.deferrals),
+                (0, 0, 0, 0),
+                "{}",
+                algorithm.name
+            );
+            assert_eq!(
+                row.locks.rows.iter().map(|r| r.acquires).sum::<u64>(),
+                OPERATIONS,
+                "{}",
+                algorithm.name
+            );
             assert_eq!(Word(row.word).phase_bits(), 0, "{}: idle in the end", algorithm.name);
         }
     }
@@ -158,7 +175,9 @@ fn tickets_are_served_in_order() {
                 // The next thread starts when this one is queued: its phase word says so.
                 let deadline = Instant::now() + Duration::from_secs(10);
                 // SAFETY: one aligned word, written by a running thread with volatile stores.
-                while Word(unsafe { (&raw const (*world.rows[i].get()).word).read_volatile() }).phase_bits() != 3 {
+                while Word(unsafe { (&raw const (*world.rows[i].get()).word).read_volatile() }).phase_bits()
+                    != 3
+                {
                     assert!(Instant::now() < deadline, "{}: thread {i} does not queue", algorithm.name);
                     std::thread::yield_now();
                 }

@@ -149,11 +149,29 @@ impl Publisher {
 /// Times that the kernel skipped a program because it was already running on that CPU, from the `fdinfo` of
 /// a descriptor of the program (Linux 5.12).
 pub fn recursion_misses(fdinfo: &Path) -> Result<u64> {
+    fdinfo_value(fdinfo, "recursion_misses:")
+}
+
+/// What the kernel's BPF statistics (`kernel.bpf_stats_enabled`) say of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunTime {
+    /// Runs while statistics were on.
+    pub runs: u64,
+    /// Time of all of them, ns.
+    pub nanoseconds: u64,
+}
+
+/// Reads a program's statistics from its `fdinfo`.
+pub fn run_time(fdinfo: &Path) -> Result<RunTime> {
+    Ok(RunTime { runs: fdinfo_value(fdinfo, "run_cnt:")?, nanoseconds: fdinfo_value(fdinfo, "run_time_ns:")? })
+}
+
+fn fdinfo_value(fdinfo: &Path, name: &str) -> Result<u64> {
     let text = std::fs::read_to_string(fdinfo).with_context(|| format!("reading {}", fdinfo.display()))?;
     text.lines()
-        .find_map(|line| line.strip_prefix("recursion_misses:"))
+        .find_map(|line| line.strip_prefix(name))
         .and_then(|value| value.trim().parse().ok())
-        .ok_or_else(|| anyhow!("{} shows no recursion_misses (needs Linux 5.12)", fdinfo.display()))
+        .ok_or_else(|| anyhow!("{} shows no {name} (needs Linux 5.12)", fdinfo.display()))
 }
 
 /// Number of CPUs that this kernel can ever have.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use ispin_agent::bpf::publisher::Publisher;
+use ispin_agent::bpf::publisher::{Publisher, RunTime, run_time};
 use ispin_agent::session::{ProcessId, VmInfo, World};
 use ispin_common::counters::Counters;
 use ispin_common::slot::{Ids, SlotHeader, TimeUnit};
@@ -38,6 +38,7 @@ pub struct Hypervisor {
     wait_for_observer: bool,
     tick: Option<Tick>,
     iterations_per_ns: f64,
+    publisher_cost: Option<RunTime>,
 }
 
 impl Hypervisor {
@@ -46,7 +47,26 @@ impl Hypervisor {
     pub fn new(kernel_btf: PathBuf, interrupted: Arc<AtomicBool>, wait_for_observer: bool) -> Result<Self> {
         let machine = Machine::take()?;
         let iterations_per_ns = workload::calibrate();
-        Ok(Self { machine, kernel_btf, interrupted, wait_for_observer, tick: None, iterations_per_ns })
+        let (tick, publisher_cost) = (None, None);
+        Ok(Self {
+            machine,
+            kernel_btf,
+            interrupted,
+            wait_for_observer,
+            tick,
+            iterations_per_ns,
+            publisher_cost,
+        })
+    }
+
+    /// Whether the next runs wait for an observer.
+    pub fn wait_for_observer(&mut self, wait: bool) {
+        self.wait_for_observer = wait;
+    }
+
+    /// What the publisher cost in the latest run, if the kernel's BPF statistics were on.
+    pub fn publisher_cost(&self) -> Option<RunTime> {
+        self.publisher_cost.filter(|cost| cost.runs > 0)
     }
 
     /// Runs `lock` under `options`.
@@ -79,6 +99,7 @@ impl Hypervisor {
         }
         self.announce(lock, options, &cpus, &publisher, &vms)?;
         let outcome = self.run_announced(lock, options, &mut publisher, &mut vms, cpus.len());
+        self.publisher_cost = Some(run_time(&publisher.fdinfo_path()?)?);
         // SAFETY: mapped.
         unsafe { write_volatile(addr_of_mut!((*control).gate), GATE_STOP) };
         drop(vms);
