@@ -8,14 +8,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use ispin_ebpf_build::compile::{self, Object};
-use ispin_ebpf_build::{MODE_VARIABLE, Mode, install_advice, prebuilt, sources};
+use ispin_ebpf_build::{MODE_VARIABLE, Mode, prebuilt, sources};
 
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            for line in format!("{error:#}").lines() {
-                println!("cargo::error={line}");
+            for cause in error.chain() {
+                for line in cause.to_string().lines() {
+                    println!("cargo::error={line}");
+                }
             }
             ExitCode::FAILURE
         }
@@ -26,8 +28,11 @@ fn run() -> Result<()> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     let package = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let root = package.parent().context("ispin-agent is not in the workspace's folder")?;
-    for input in sources::INPUTS.into_iter().chain(["Cargo.lock", prebuilt::FOLDER]) {
-        println!("cargo::rerun-if-changed={}", root.join(input).display());
+    let inputs =
+        sources::INPUTS.into_iter().chain(["Cargo.lock", prebuilt::FOLDER]).map(|input| root.join(input));
+    // A path that is not there would make cargo run this script each time.
+    for input in inputs.filter(|input| input.exists()) {
+        println!("cargo::rerun-if-changed={}", input.display());
     }
     println!("cargo::rerun-if-env-changed={MODE_VARIABLE}");
 
@@ -41,31 +46,20 @@ fn run() -> Result<()> {
 
 /// The object that [`MODE_VARIABLE`] asks for, and where it comes from in words.
 fn object(root: &Path, scratch: &Path, arch: &str) -> Result<(Object, &'static str)> {
-    let mode = Mode::from_env()?;
-    let from_source = match mode {
-        Mode::Prebuilt => None,
-        Mode::Auto | Mode::Source => Some(compile::from_source(root, scratch, arch)),
+    let why_prebuilt = match Mode::from_env()? {
+        Mode::Prebuilt => format!("{MODE_VARIABLE}=prebuilt"),
+        mode => match compile::from_source(root, scratch, arch) {
+            Ok(object) => return Ok((object, "built from source")),
+            Err(failure) if mode == Mode::Source => bail!(failure),
+            Err(failure) => failure.to_string(),
+        },
     };
-    let failure = match from_source {
-        Some(Ok(object)) => return Ok((object, "built from source")),
-        Some(Err(failure)) if mode == Mode::Source => bail!("{failure}\n{}", install_advice()),
-        Some(Err(failure)) => Some(failure),
-        None => None,
-    };
-    let reason = match &failure {
-        Some(failure) => failure.to_string(),
-        None => format!("{MODE_VARIABLE}=prebuilt"),
-    };
-    match prebuilt::current(root, arch) {
-        Ok(object) => {
-            println!("cargo::warning=the prebuilt eBPF object is used, which is current; the reason:");
-            for line in reason.lines() {
-                println!("cargo::warning={line}");
-            }
-            Ok((object, "prebuilt"))
-        }
-        Err(error) => bail!("{error:#}\n{reason}\n{}", install_advice()),
+    let object = prebuilt::current(root, arch).with_context(|| why_prebuilt.clone())?;
+    println!("cargo::warning=embedding the prebuilt eBPF object, which is current: {}", object.built_by);
+    for line in why_prebuilt.lines() {
+        println!("cargo::warning={line}");
     }
+    Ok((object, "prebuilt"))
 }
 
 fn variable(name: &str) -> Result<String> {

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::install_advice;
 use crate::strip::without_dwarf;
 use crate::toolchain::{self, Discovery, Toolchain, plain_command};
 
@@ -62,6 +63,9 @@ impl fmt::Display for Failure {
         write!(f, "the eBPF programs cannot be built from source:")?;
         for reason in &self.reasons {
             write!(f, "\n- {}", reason.replace('\n', "\n  "))?;
+        }
+        if !self.compiler || !self.linker || self.linking {
+            write!(f, "\n{}", install_advice())?;
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ const BUILT_BY: &str = "# built by ";
 pub fn current(root: &Path, arch: &str) -> Result<Object> {
     ensure!(arch == ARCH, "the prebuilt eBPF object is for {ARCH}, not for {arch}");
     let folder = root.join(FOLDER);
+    // One line of the record is about the object itself, the others are about its sources.
     let record = read(&folder.join(RECORD)).and_then(|bytes| Ok(String::from_utf8(bytes)?))?;
     let bytes = read(&folder.join(OBJECT))?;
 
@@ -35,7 +36,11 @@ pub fn current(root: &Path, arch: &str) -> Result<Object> {
         .with_context(|| format!("{} is damaged", folder.join(RECORD).display()))?;
     let differences = recorded.differences(&Manifest::of_sources(root)?);
     if !differences.is_empty() {
-        bail!("the prebuilt eBPF object is stale; changed since it was built: {}", differences.join(", "));
+        bail!(
+            "the prebuilt eBPF object is stale (`cargo xtask bpf --update-prebuilt` renews it); changed since it was \
+             built: {}",
+            differences.join(", ")
+        );
     }
     if own != [own_line(&bytes)] {
         bail!("{} is not the object that {RECORD} beside it names", folder.join(OBJECT).display());

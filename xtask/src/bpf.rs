@@ -11,9 +11,6 @@ use ispin_ebpf_build::{prebuilt, toolchain};
 
 use crate::{setup, workspace};
 
-/// How to renew a stale prebuilt object.
-const RENEW: &str = "renew it with `cargo xtask bpf --update-prebuilt` and commit ispin-agent/prebuilt";
-
 /// What to do with the object.
 #[derive(clap::Args)]
 pub struct Args {
@@ -55,7 +52,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 /// Verifies the prebuilt object against the sources and, where the same compiler is at hand, against a fresh build.
 pub fn check(root: &Path) -> Result<()> {
-    let object = prebuilt::current(root, prebuilt::ARCH).context(RENEW)?;
+    let object = prebuilt::current(root, prebuilt::ARCH)?;
     no_machine_paths(&object.bytes)?;
     eprintln!("the prebuilt object is current; built by {}", object.built_by);
     match compile::from_source(root, &workspace::ebpf_scratch()?, prebuilt::ARCH) {
@@ -68,7 +65,8 @@ pub fn check(root: &Path) -> Result<()> {
         }
         Ok(fresh) if fresh.bytes == object.bytes => eprintln!("a fresh build gives the same bytes"),
         Ok(fresh) => bail!(
-            "the prebuilt object ({}) is not what the same compiler builds here ({}); {RENEW}",
+            "the prebuilt object ({}) is not what the same compiler builds here ({}); `cargo xtask bpf --update-prebuilt` \
+             renews it",
             sha256(&object.bytes),
             sha256(&fresh.bytes)
         ),

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use ispin_ebpf_build::compile::{self, Failure, Object};
+use ispin_ebpf_build::prebuilt;
 use ispin_ebpf_build::toolchain::{DEBIAN_PACKAGES, Discovery, INSTALL_LINKER, Toolchain, plain_command};
-use ispin_ebpf_build::{install_advice, prebuilt};
 
 use crate::process::{cargo, run, works};
 use crate::workspace;
@@ -54,7 +54,7 @@ pub fn ensure_bpf_toolchain() -> Result<Object> {
             Err(failure) => failure,
         };
         if !remedies.apply_next(&failure)? {
-            bail!("{failure}\n{}", install_advice());
+            bail!(failure);
         }
     }
 }
@@ -112,22 +112,14 @@ impl Remedies {
     /// Gets a compiler with library source by the next way that works; false if none does.
     fn another_compiler(&mut self) -> bool {
         const WAYS: [fn() -> Result<()>; 4] = [
-            || match works(plain_command("rustup").args(["run", "nightly", "rustc", "-V"])) {
-                true => rustup(&["component", "add", "rust-src", "--toolchain", "nightly"]),
-                false => bail!("rustup has no nightly to add it to"),
+            || {
+                if !works(plain_command("rustup").args(["run", "nightly", "rustc", "-V"])) {
+                    bail!("rustup has no nightly whose source could be added");
+                }
+                rustup(&["component", "add", "rust-src", "--toolchain", "nightly"])
             },
             || rustup(&["component", "add", "rust-src"]),
-            || {
-                rustup(&[
-                    "toolchain",
-                    "install",
-                    "nightly",
-                    "--profile",
-                    "minimal",
-                    "--component",
-                    "rust-src",
-                ])
-            },
+            || rustup(&["toolchain", "install", "nightly", "--profile=minimal", "--component=rust-src"]),
             || apt(&DEBIAN_PACKAGES),
         ];
         eprintln!("a compiler with its library source is missing, for the eBPF programs");

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use ispin_ebpf_build::{MODE_VARIABLE, compile, prebuilt};
 
 use crate::process::{self, cargo, shown};
@@ -100,8 +100,8 @@ pub fn run(args: &Args) -> Result<()> {
 
     let mut times = vec![("tools", timed("tools", "find or install what the steps need", || tools(&steps))?)];
     for step in steps {
-        let time = timed(step.name, step.purpose, step.run).with_context(|| {
-            format!("step `{0}` failed; run it again with: cargo xtask test --only {0}", step.name)
+        let time = timed(step.name, step.purpose, step.run).map_err(|error| {
+            anyhow!("{error:#}\nstep {0} failed; run it again with: cargo xtask test --only {0}", step.name)
         })?;
         times.push((step.name, time));
     }
@@ -153,7 +153,16 @@ fn check_links() -> Result<()> {
 
 fn deny() -> Result<()> {
     // The list of advisories cannot be fetched everywhere, so it is left to those who can.
-    process::run(&mut cargo(&["deny", "--locked", "--workspace", "check", "bans", "licenses", "sources"])?)
+    process::run(&mut cargo(&[
+        "deny",
+        "--locked",
+        "--workspace",
+        "check",
+        "--hide-inclusion-graph",
+        "bans",
+        "licenses",
+        "sources",
+    ])?)
 }
 
 fn check_prebuilt() -> Result<()> {
