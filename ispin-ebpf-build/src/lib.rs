@@ -46,12 +46,12 @@ pub fn install_advice() -> String {
     let packages = toolchain::DEBIAN_PACKAGES.join(" ");
     let linker = toolchain::INSTALL_LINKER.join(" ");
     format!(
-        "To build the eBPF programs, install a compiler with its library source, by rustup:\n\
-         \x20   rustup toolchain install nightly --profile minimal --component rust-src\n\
-         or from Debian's packages:\n\
+        "To build the eBPF programs, install the library source of your compiler, by rustup:\n\
+         \x20   rustup component add rust-src\n\
+         or another compiler with its source, from Debian's packages:\n\
          \x20   apt-get install --no-install-recommends {packages}\n\
          and the linker:\n\
          \x20   cargo {linker}\n\
-         `cargo xtask test` installs all of it where it is missing."
+         `cargo xtask bpf` installs what is missing."
     )
 }

@@ -25,8 +25,6 @@ pub enum Tool {
     BpfClippy,
     /// cargo deny
     CargoDeny,
-    /// tmux, the terminal in which tests run the dashboard
-    Tmux,
 }
 
 impl Tool {
@@ -38,7 +36,6 @@ impl Tool {
             Self::Bpf => ensure_bpf_toolchain().map(drop),
             Self::BpfClippy => ensure_bpf_clippy().map(drop),
             Self::CargoDeny => ensure_cargo_deny(),
-            Self::Tmux => program("tmux", "tmux", "the terminal in which tests run the dashboard"),
         }
     }
 }
@@ -187,17 +184,6 @@ fn component(name: &str, subcommand: &str, purpose: &str) -> Result<()> {
         bail!("`cargo {subcommand}` still does not work");
     }
     Ok(())
-}
-
-/// A program from Debian's package `package`.
-fn program(name: &str, package: &str, purpose: &str) -> Result<()> {
-    let there =
-        env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join(name).is_file());
-    if there {
-        return Ok(());
-    }
-    eprintln!("{name} is missing, {purpose}");
-    apt(&[package])
 }
 
 fn rustup(arguments: &[&str]) -> Result<()> {

@@ -72,7 +72,7 @@ const STEPS: [Step; 9] = [
     Step {
         name: "test",
         purpose: "all tests, with the eBPF object built from source",
-        needs: &[Tool::Bpf, Tool::Tmux],
+        needs: &[Tool::Bpf],
         run: test_all,
     },
 ];
