@@ -1,2 +1,7 @@
 //! `ispin-agent`: the headless program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ispin_agent::cli::main()
+}

@@ -162,6 +162,21 @@ impl KernelCounts {
         out
     }
 
+    /// Name and value of each, for sinks and screen.
+    pub fn named(&self) -> [(&'static str, u64); 9] {
+        [
+            ("holders", self.holders),
+            ("waiters", self.waiters),
+            ("edges", self.edges),
+            ("out_quantum", self.out_quantum),
+            ("out_observer", self.out_observer),
+            ("out_host", self.out_host),
+            ("out_blocked", self.out_blocked),
+            ("out_yielded", self.out_yielded),
+            ("early", self.early),
+        ]
+    }
+
     fn combine(&mut self, o: &Self, f: impl Fn(u64, u64) -> u64) {
         for (a, b) in [
             (&mut self.holders, o.holders),
@@ -342,6 +357,19 @@ impl Losses {
     pub fn total(&self) -> u64 {
         self.named().iter().map(|(_, n)| n).sum()
     }
+
+    /// What came on top since `earlier`.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            incidents_dropped: self.incidents_dropped.saturating_sub(earlier.incidents_dropped),
+            switches_dropped: self.switches_dropped.saturating_sub(earlier.switches_dropped),
+            table_overflowed: self.table_overflowed.saturating_sub(earlier.table_overflowed),
+            recursion_misses: self.recursion_misses.saturating_sub(earlier.recursion_misses),
+            late_samples: self.late_samples.saturating_sub(earlier.late_samples),
+            unpaired: self.unpaired.saturating_sub(earlier.unpaired),
+            overflowed: self.overflowed.saturating_sub(earlier.overflowed),
+        }
+    }
 }
 
 /// The lock library's incidents joined with the kernel's by vCPU and episode number.
@@ -363,6 +391,36 @@ pub struct CrossCheck {
     pub pending: u64,
     /// None of these. Anything but zero is a defect.
     pub unexplained: u64,
+}
+
+impl CrossCheck {
+    /// Name and value of each, for sinks and screen.
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("agreed", self.agreed),
+            ("window_taking", self.window_taking),
+            ("window_acquiring", self.window_acquiring),
+            ("window_releasing", self.window_releasing),
+            ("window_attach", self.window_attach),
+            ("window_dropped", self.window_dropped),
+            ("pending", self.pending),
+            ("unexplained", self.unexplained),
+        ]
+    }
+
+    /// What came on top since `earlier`; `pending` is a momentary value and stays.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            agreed: self.agreed.saturating_sub(earlier.agreed),
+            window_taking: self.window_taking.saturating_sub(earlier.window_taking),
+            window_acquiring: self.window_acquiring.saturating_sub(earlier.window_acquiring),
+            window_releasing: self.window_releasing.saturating_sub(earlier.window_releasing),
+            window_attach: self.window_attach.saturating_sub(earlier.window_attach),
+            window_dropped: self.window_dropped.saturating_sub(earlier.window_dropped),
+            pending: self.pending,
+            unexplained: self.unexplained.saturating_sub(earlier.unexplained),
+        }
+    }
 }
 
 mod counters_by_name {

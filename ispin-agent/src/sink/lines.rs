@@ -45,7 +45,8 @@ fn lines(previous: Option<&Snapshot>, now: &Snapshot) -> String {
     for vm in interval.vms() {
         let figures = Figures::of(&vm.all, interval.ns());
         let c = &vm.all.counters;
-        let or_dash = |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
+        let or_dash =
+            |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
         let _ = write!(
             text,
             "{:6.1}s {:8} {:6} {:>9} acquires/s {:>7} PSP/s (LHP {:3}, LWP {:3}, harmful {:3}) {:5} deferrals, spin {:>5} %",
