@@ -24,6 +24,10 @@ use crate::signals;
 /// How long a COMMAND that was told to end has for cleaning up before it is killed.
 pub const GRACE: Duration = Duration::from_secs(5);
 
+/// Tells a COMMAND that makes a threads world to begin only when its observer is there, so that nothing of it
+/// is missed.
+pub const WAIT_VARIABLE: &str = "ISPIN_WAIT_FOR_OBSERVER";
+
 /// Where COMMAND's standard output goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {

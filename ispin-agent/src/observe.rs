@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::check::{Depth, Report};
 use crate::cli::{BTF_VARIABLE, RunOptions};
-use crate::command::{self, Child, GRACE, Output, SpawnError};
+use crate::command::{self, Child, GRACE, Output, SpawnError, WAIT_VARIABLE};
 use crate::rt::{OBSERVER_PRIORITY, RealTime};
 use crate::run::{self, End, Outcome};
 use crate::signals::{self, Signals};
@@ -38,7 +38,7 @@ fn try_observe(options: &RunOptions, btf: &Path, diagnostics: bool) -> Result<u8
     let kind = settle_source(options, btf)?;
     let sinks = options.sinks.open()?;
     let signals = Signals::catch()?;
-    let mut command = spawn(options, btf)?;
+    let mut command = spawn(&kind, options, btf)?;
     let priority = raise_priority(&kind);
     let mut source = match open_source(&kind, options, btf, &mut command, &signals) {
         Ok(source) => source,
@@ -67,10 +67,14 @@ fn settle_source(options: &RunOptions, btf: &Path) -> Result<SourceKind> {
     Ok(kind)
 }
 
-fn spawn(options: &RunOptions, btf: &Path) -> Result<Option<Child>> {
+fn spawn(kind: &SourceKind, options: &RunOptions, btf: &Path) -> Result<Option<Child>> {
     let Some((program, arguments)) = options.command.split_first() else { return Ok(None) };
+    let mut environment = vec![(BTF_VARIABLE, btf)];
+    if *kind == SourceKind::Threads {
+        environment.push((WAIT_VARIABLE, Path::new("1")));
+    }
     let output = if options.sinks.use_stdout() { Output::ToStderr } else { Output::Inherit };
-    Ok(Some(Child::spawn(program, arguments, &[(BTF_VARIABLE, btf)], output)?))
+    Ok(Some(Child::spawn(program, arguments, &environment, output)?))
 }
 
 /// vCPU threads are real-time in the threads world only.

@@ -35,11 +35,11 @@ impl Drop for RealTime {
 }
 
 /// Whether threads of this process may run under `SCHED_RR`: tries it in a thread of its own, which ends at
-/// once.
+/// once. Its priority is the observers', so that a running threads world does not starve it.
 pub fn try_round_robin() -> io::Result<()> {
     std::thread::Builder::new()
         .name("try-sched-rr".into())
-        .spawn(|| set(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, 1))?
+        .spawn(|| set(libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, OBSERVER_PRIORITY))?
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the trying thread panicked")))
 }
@@ -71,11 +71,11 @@ mod tests {
     #[test]
     fn raising_is_undone() {
         let before = current().expect("policy");
-        match RealTime::enter(1) {
+        match RealTime::enter(OBSERVER_PRIORITY) {
             Ok(raised) => {
                 let (policy, priority) = current().expect("policy");
                 assert_eq!(policy & !libc::SCHED_RESET_ON_FORK, libc::SCHED_FIFO);
-                assert_eq!(priority, 1);
+                assert_eq!(priority, OBSERVER_PRIORITY);
                 drop(raised);
             }
             Err(e) => assert_eq!(e.kind(), io::ErrorKind::PermissionDenied),

@@ -9,14 +9,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{
-    agent, done, eventually, finish, lines, record, replay, root_or_skip, run_of, valid_csv, valid_jsonl,
+    agent, done, eventually, finish, lines, record, replay, root_or_skip, run_of, signal, started, text,
+    valid_csv, valid_jsonl,
 };
 use ispin_agent::model::Snapshot;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const NOBODY: u32 = 65534;
 
@@ -39,18 +40,6 @@ fn as_nobody(program: &Path, arguments: &[&str]) -> Command {
         .gid(NOBODY)
         .current_dir("/");
     command
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
-
-fn started(mut command: Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
-}
-
-fn signal(child: &Child, signal: Signal) {
-    kill_process(Pid::from_child(child), signal).expect("kill");
 }
 
 /// A run of 400 snapshots of 25 ms each, 10 s if nothing ends it before.
@@ -287,123 +276,6 @@ fn a_socket_left_by_a_killed_agent_is_replaced_by_the_next() {
     signal(&second, Signal::TERM);
     assert_eq!(finish(second).code, Some(0));
     assert!(!socket.exists());
-}
-
-// --- COMMAND (needs a live source to be started at all, but not to be refused) ---
-
-#[test]
-fn a_command_for_a_replay_is_refused() {
-    let dir = tempfile::tempdir().expect("tempdir");
-    let record = record(dir.path(), &run_of(2));
-    let refused = done(replay(&record, &["--", "true"]));
-    assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("needs no COMMAND"));
-}
-
-/// Whether this machine can observe threads; where not, says why and skips, or fails under CI.
-fn threads_or_skip() -> bool {
-    if !root_or_skip() {
-        return false;
-    }
-    let check = done(agent(&["check", "--json"]));
-    let report: serde_json::Value = serde_json::from_str(&check.stdout).expect("JSON");
-    let threads = report["sources"].as_array().expect("sources").iter().find(|s| s["name"] == "threads");
-    let missing = threads.expect("threads")["missing"].to_string();
-    if missing == "[]" {
-        return true;
-    }
-    assert!(
-        std::env::var_os("CI").is_none_or(|ci| ci.is_empty()),
-        "CI must run this test, but lacks {missing}"
-    );
-    eprintln!("skipped: the threads source lacks {missing}");
-    false
-}
-
-#[test]
-fn a_command_that_does_not_exist_is_127_and_one_that_cannot_run_126() {
-    if !threads_or_skip() {
-        return;
-    }
-    let missing = done(agent(&["run", "--source", "threads", "--", "no-such-command-of-ispin"]));
-    assert_eq!(missing.code, Some(127));
-    assert!(missing.stderr.contains("no-such-command-of-ispin") && missing.stderr.contains("not in PATH"));
-    let data = done(agent(&["run", "--source", "threads", "--", "/etc/passwd"]));
-    assert_eq!(data.code, Some(126));
-}
-
-#[test]
-fn a_command_that_dies_before_there_is_a_world_gives_its_exit_code() {
-    if !threads_or_skip() {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("tempdir");
-    let csv = dir.path().join("run.csv");
-    let run = |script: &str| {
-        done(agent(&["run", "--source", "threads", "--csv", text(&csv), "--", "sh", "-c", script]))
-    };
-    let dies = run("exit 3");
-    assert_eq!(dies.code, Some(3));
-    assert!(dies.stderr.contains("ended with exit code 3 before there was anything to observe"));
-    let killed = run("kill -KILL $$");
-    assert_eq!(killed.code, Some(137));
-    assert!(killed.stderr.contains("was ended by SIGKILL"));
-    assert_eq!(run("exit 0").code, Some(2));
-    assert!(!csv.exists());
-}
-
-#[test]
-fn a_command_without_a_world_is_ended_after_the_wait_with_all_that_it_started() {
-    if !threads_or_skip() {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("tempdir");
-    let pids = dir.path().join("pids");
-    let script = format!("sleep 60 & echo $! > {p}; echo $$ >> {p}; wait", p = pids.display());
-    let run = done(agent(&["run", "--source", "threads", "--wait", "300ms", "--", "sh", "-c", &script]));
-    assert_eq!(run.code, Some(2));
-    assert!(run.stderr.contains("ispin-lab threads"), "it says how to get a world");
-    for pid in lines(&pids) {
-        let path = PathBuf::from(format!("/proc/{pid}/stat"));
-        eventually("COMMAND and what it started are gone", || {
-            fs::read_to_string(&path).map_or(true, |stat| stat.contains(") Z "))
-        });
-    }
-}
-
-#[test]
-fn a_signal_while_waiting_ends_the_command_too() {
-    if !threads_or_skip() {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("tempdir");
-    let pid_file = dir.path().join("pid");
-    let script = format!("echo $$ > {}; exec sleep 60", pid_file.display());
-    let child = started(agent(&["run", "--source", "threads", "--wait", "60s", "--", "sh", "-c", &script]));
-    eventually("COMMAND runs", || !lines(&pid_file).is_empty());
-    signal(&child, Signal::INT);
-    let done = finish(child);
-    assert_eq!(done.code, Some(2));
-    assert!(done.stderr.contains("SIGINT came before there was anything to observe"));
-    let stat = PathBuf::from(format!("/proc/{}/stat", lines(&pid_file)[0]));
-    eventually("COMMAND is gone", || !stat.exists());
-}
-
-#[test]
-fn a_command_does_not_outlive_a_killed_agent() {
-    if !threads_or_skip() {
-        return;
-    }
-    let dir = tempfile::tempdir().expect("tempdir");
-    let pid_file = dir.path().join("pid");
-    let script = format!("echo $$ > {}; exec sleep 60", pid_file.display());
-    let mut child =
-        started(agent(&["run", "--source", "threads", "--wait", "60s", "--", "sh", "-c", &script]));
-    eventually("COMMAND runs", || !lines(&pid_file).is_empty());
-    signal(&child, Signal::KILL);
-    child.wait().expect("wait");
-    let stat = PathBuf::from(format!("/proc/{}/stat", lines(&pid_file)[0]));
-    eventually("COMMAND is gone", || fs::read_to_string(&stat).map_or(true, |s| s.contains(") Z ")));
 }
 
 // --- signals in mid-run ---

@@ -57,11 +57,11 @@ impl KernelBtf {
             let (kind, vlen) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
             offset += 12
                 + match kind {
-                    1 | 14 | 17 => 4,           // int, var, decl tag
-                    3 => 12,                    // array
+                    1 | 14 | 17 => 4,             // int, var, decl tag
+                    3 => 12,                      // array
                     4 | 5 | 15 | 19 => vlen * 12, // struct, union, datasec, enum64
-                    6 | 13 => vlen * 8,         // enum, func proto
-                    2 | 7..=12 | 16 | 18 => 0,  // pointers, qualifiers, func, float, type tag
+                    6 | 13 => vlen * 8,           // enum, func proto
+                    2 | 7..=12 | 16 | 18 => 0,    // pointers, qualifiers, func, float, type tag
                     other => bail!("unknown BTF kind {other}"),
                 };
         }

@@ -106,9 +106,9 @@ impl Publisher {
         program.load("sched_switch", &aya_btf).context("the kernel refused the slot publisher")?;
         program.attach().context("attaching to sched_switch")?;
 
-        let tids = bpf
-            .take_map("TID_TO_ROW")
-            .ok_or_else(|| anyhow!("the eBPF object has no map TID_TO_ROW: it was built from other sources"))?;
+        let tids = bpf.take_map("TID_TO_ROW").ok_or_else(|| {
+            anyhow!("the eBPF object has no map TID_TO_ROW: it was built from other sources")
+        })?;
         let tid_to_row_id = match &tids {
             Map::HashMap(data) => data.info()?.id(),
             _ => return Err(anyhow!("BPF map TID_TO_ROW is not a hash map")),
@@ -163,7 +163,10 @@ pub struct RunTime {
 
 /// Reads a program's statistics from its `fdinfo`.
 pub fn run_time(fdinfo: &Path) -> Result<RunTime> {
-    Ok(RunTime { runs: fdinfo_value(fdinfo, "run_cnt:")?, nanoseconds: fdinfo_value(fdinfo, "run_time_ns:")? })
+    Ok(RunTime {
+        runs: fdinfo_value(fdinfo, "run_cnt:")?,
+        nanoseconds: fdinfo_value(fdinfo, "run_time_ns:")?,
+    })
 }
 
 fn fdinfo_value(fdinfo: &Path, name: &str) -> Result<u64> {

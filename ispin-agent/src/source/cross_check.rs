@@ -158,7 +158,12 @@ mod tests {
         SwitchIncident { word: Word::new(phase, 0, 0, seq).0, ..SwitchIncident::default() }
     }
 
-    fn judged(incidents: &[Incident], switches: &[SwitchIncident], attached_at: u32, lost: bool) -> CrossCheck {
+    fn judged(
+        incidents: &[Incident],
+        switches: &[SwitchIncident],
+        attached_at: u32,
+        lost: bool,
+    ) -> CrossCheck {
         let mut checker = CrossChecker::default();
         incidents.iter().for_each(|i| checker.add_incident(0, i));
         switches.iter().for_each(|s| checker.add_switch(s));
@@ -202,7 +207,10 @@ mod tests {
         );
         assert_eq!((c.agreed, c.window_taking, c.unexplained), (1, 1, 0));
         // The wrong kind is not explained by a window.
-        assert_eq!(judged(&[incident(PspKind::Lhp, 1)], &[switch(Phase::Taking, 1)], 0, false).unexplained, 1);
+        assert_eq!(
+            judged(&[incident(PspKind::Lhp, 1)], &[switch(Phase::Taking, 1)], 0, false).unexplained,
+            1
+        );
     }
 
     #[test]

@@ -26,6 +26,10 @@ use crate::session::{self, ProcessId, Session, World};
 
 /// How long a look for a session waits before the next.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// How long a sample waits for an attached world to begin.
+const GATE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a sample waits for the next world of the same process.
+const WORLD_PATIENCE: Duration = Duration::from_millis(500);
 /// Samples are taken this long after a host window began: by then the VMs are paused.
 const INTO_WINDOW_NS: u64 = 300_000;
 
@@ -44,7 +48,9 @@ impl ThreadsSource {
         let give_up = monotonic_ns() + options.timeout.as_nanos() as u64;
         loop {
             let (sessions, errors) = session::list();
-            let ours = |s: &&Session| s.owner.alive() && options.command.is_none_or(|c| descends_from(s.owner.pid, c));
+            let ours = |s: &&Session| {
+                s.owner.alive() && options.command.is_none_or(|c| descends_from(s.owner.pid, c))
+            };
             if let Some(session) = sessions.iter().filter(ours).find(|s| s.world.is_some()) {
                 let mut source = Self { owner: session.owner, world: None, number: 0, seq: 0 };
                 source.follow(session)?;
@@ -65,6 +71,23 @@ impl ThreadsSource {
             }
             std::thread::sleep(LOOK_AGAIN);
         }
+    }
+
+    /// Looks for the next world, for a while.
+    fn wait_for_world(&mut self) -> Result<()> {
+        let give_up = monotonic_ns() + WORLD_PATIENCE.as_nanos() as u64;
+        while self.world.is_none() && self.owner.alive() {
+            match Session::read(&Session::path_of(self.owner.pid)) {
+                Ok(session) => self.follow(&session)?,
+                Err(_) if !self.owner.alive() => {}
+                Err(error) => return Err(error),
+            }
+            if monotonic_ns() > give_up {
+                break;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
     }
 
     /// Attaches to the session's world if it is a new one.
@@ -114,14 +137,8 @@ impl Source for ThreadsSource {
 
     fn sample(&mut self) -> Result<Snapshot> {
         self.seq += 1;
+        self.wait_for_world()?;
         let owner_alive = self.owner.alive();
-        if self.world.is_none() && owner_alive {
-            match Session::read(&Session::path_of(self.owner.pid)) {
-                Ok(session) => self.follow(&session)?,
-                Err(_) if !self.owner.alive() => {}
-                Err(error) => return Err(error),
-            }
-        }
         let mut snapshot = match &mut self.world {
             Some(world) => world.sample(!owner_alive)?,
             None => Snapshot { source: between_worlds(), ..Snapshot::default() },
@@ -201,7 +218,9 @@ impl Attached {
         let mut seen = 0;
         while let Err(other) = owner.compare_exchange(seen, me, Ordering::AcqRel, Ordering::Acquire) {
             if ProcessId::of(other as i32).is_ok_and(|p| p.alive()) {
-                bail!("process {other} observes this world already; connect to it with `ispin-tui --connect` instead");
+                bail!(
+                    "process {other} observes this world already; connect to it with `ispin-tui --connect` instead"
+                );
             }
             seen = other;
         }
@@ -209,7 +228,8 @@ impl Attached {
     }
 
     fn register_observers(&mut self) -> Result<()> {
-        let tasks = procfs::process::Process::myself().and_then(|p| p.tasks()).context("listing own threads")?;
+        let tasks =
+            procfs::process::Process::myself().and_then(|p| p.tasks()).context("listing own threads")?;
         for task in tasks.flatten() {
             let tid = task.tid as u32;
             self.maps.register(tid, OBSERVER_ROW)?;
@@ -222,12 +242,15 @@ impl Attached {
         let info = &self.world.vms[vm];
         let row = info.rows[vcpu] as usize;
         let page = self.maps.slot_pages.get(info.page as usize);
-        let (Some(page), Some(row), Some(kernel)) = (page, self.maps.rows.get(row), self.maps.kernel_rows.get(row))
+        let (Some(page), Some(row), Some(kernel)) =
+            (page, self.maps.rows.get(row), self.maps.kernel_rows.get(row))
         else {
             bail!("the session names a vCPU that the publisher's maps have not");
         };
         // SAFETY: a mapped page; the slice access is bounded.
-        let slot = unsafe { (&raw mut (*page).slots).cast::<Slot>().add(vcpu.min(ispin_common::slot::MAX_SLOTS - 1)) };
+        let slot = unsafe {
+            (&raw mut (*page).slots).cast::<Slot>().add(vcpu.min(ispin_common::slot::MAX_SLOTS - 1))
+        };
         Ok(Parts { row, kernel, slot })
     }
 
@@ -270,8 +293,21 @@ impl Attached {
         }
     }
 
+    /// Waits for the gate, so that the next sample can be aligned to the first host window. Nothing runs
+    /// yet that this could disturb.
+    fn wait_for_gate(&self) -> Result<Control> {
+        let give_up = monotonic_ns() + GATE_PATIENCE.as_nanos() as u64;
+        loop {
+            let control = self.control()?;
+            if control.gate != GATE_WAIT || monotonic_ns() > give_up {
+                return Ok(control);
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     fn sample(&mut self, owner_gone: bool) -> Result<Snapshot> {
-        let control = self.control()?;
+        let control = if owner_gone { self.control()? } else { self.wait_for_gate()? };
         let now = monotonic_ns();
         let mut snapshot = Snapshot { source: self.info(), ..Snapshot::default() };
         self.over = control.gate == GATE_STOP || owner_gone;
@@ -384,7 +420,14 @@ impl Attached {
         Ok(dropped)
     }
 
-    fn read_vm(&self, v: usize, now: u64, losses: &mut Losses, locks: &mut Vec<Row>, callers: &mut Vec<Row>) -> Result<Vm> {
+    fn read_vm(
+        &self,
+        v: usize,
+        now: u64,
+        losses: &mut Losses,
+        locks: &mut Vec<Row>,
+        callers: &mut Vec<Row>,
+    ) -> Result<Vm> {
         let info = &self.world.vms[v];
         let (mut hold, mut wait) = (Histogram::default(), Histogram::default());
         let mut vcpus = vec![];
@@ -396,7 +439,10 @@ impl Attached {
                 hold.merge(&read_volatile(addr_of!((*parts.row).classifier.hold)));
                 wait.merge(&read_volatile(addr_of!((*parts.row).classifier.wait)));
                 losses.incidents_dropped += Ring::dropped(addr_of!((*parts.row).incidents));
-                for (table, rows) in [(addr_of!((*parts.row).locks), &mut *locks), (addr_of!((*parts.row).callers), &mut *callers)] {
+                for (table, rows) in [
+                    (addr_of!((*parts.row).locks), &mut *locks),
+                    (addr_of!((*parts.row).callers), &mut *callers),
+                ] {
                     let table = read_volatile(table);
                     losses.table_overflowed += table.overflowed;
                     merge_rows(rows, &table.rows);
@@ -448,7 +494,11 @@ impl Attached {
         }
     }
 
-    fn records(&self, incidents: &[(usize, Incident)], causes: &[Option<SwitchIncident>]) -> Vec<IncidentRecord> {
+    fn records(
+        &self,
+        incidents: &[(usize, Incident)],
+        causes: &[Option<SwitchIncident>],
+    ) -> Vec<IncidentRecord> {
         let record = |(at, (vm, i)): (usize, &(usize, Incident))| {
             let cause = causes[at].as_ref();
             IncidentRecord {

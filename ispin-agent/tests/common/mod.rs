@@ -208,9 +208,8 @@ pub struct Done {
 }
 
 /// Runs `command` to its end, for 30 s at most.
-pub fn done(mut command: Command) -> Done {
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-    finish(child)
+pub fn done(command: Command) -> Done {
+    finish(started(command))
 }
 
 /// Waits for a program's end, for 30 s at most.
@@ -276,4 +275,39 @@ pub fn root_or_skip() -> bool {
     );
     eprintln!("skipped: needs root");
     false
+}
+
+/// Whether this machine can observe threads; where not, says why and skips, or fails under CI.
+pub fn threads_or_skip() -> bool {
+    if !root_or_skip() {
+        return false;
+    }
+    let check = done(agent(&["check", "--json"]));
+    let report: serde_json::Value = serde_json::from_str(&check.stdout).expect("JSON");
+    let threads = report["sources"].as_array().expect("sources").iter().find(|s| s["name"] == "threads");
+    let missing = threads.expect("threads")["missing"].to_string();
+    if missing == "[]" {
+        return true;
+    }
+    assert!(
+        std::env::var_os("CI").is_none_or(|ci| ci.is_empty()),
+        "CI must run this test, but lacks {missing}"
+    );
+    eprintln!("skipped: the threads source lacks {missing}");
+    false
+}
+
+/// A path as an argument.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// Starts `command`, its output to be collected by [`finish`].
+pub fn started(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts")
+}
+
+/// Sends a signal to `child` alone.
+pub fn signal(child: &Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).expect("kill");
 }
