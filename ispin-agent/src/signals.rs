@@ -12,7 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
 /// SIGINT, SIGTERM and SIGHUP, caught while this value lives. A SIGHUP that was ignored at the start
-/// (`nohup`) stays ignored.
+/// (`nohup`) stays ignored. Meanwhile a file that reaches the limit of its size (`ulimit -f`) is an error of
+/// the write, not the end of the process.
 pub struct Signals {
     pipe: UnixStream,
     latest: Arc<AtomicUsize>,
@@ -25,6 +26,8 @@ impl Signals {
         let (pipe, writer) = UnixStream::pair().context("making a pipe for signals")?;
         pipe.set_nonblocking(true).context("making a pipe for signals")?;
         let mut signals = Self { pipe, latest: Arc::new(AtomicUsize::new(0)), ids: vec![] };
+        // Left alone, it would end this process in the middle of a line; caught, the write fails instead.
+        signals.ids.push(flag::register(libc::SIGXFSZ, Arc::default())?);
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             if signal == SIGHUP && ignored(signal)? {
                 continue;

@@ -183,6 +183,27 @@ fn a_disk_that_fills_up_leaves_whole_files_up_to_there() {
 }
 
 #[test]
+fn a_file_that_may_not_grow_further_stays_whole() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let record = record(dir.path(), &run_of(60));
+    let csv = dir.path().join("run.csv");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 32 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_ispin-agent"), "run"]);
+    command.args([
+        "--source",
+        &format!("replay:{}", record.display()),
+        "--interval",
+        "10ms",
+        "--csv",
+        text(&csv),
+    ]);
+    let done = done(command);
+    assert_eq!(done.code, Some(1));
+    assert!(done.stderr.contains("raise `ulimit -f`"));
+    assert!((1..60).contains(&(valid_csv(&csv).len() / 6)));
+}
+
+#[test]
 fn a_closed_pipe_ends_the_run_quietly_and_loses_nothing_elsewhere() {
     let dir = tempfile::tempdir().expect("tempdir");
     let record = record(dir.path(), &run_of(30));

@@ -119,6 +119,9 @@ fn advice_for_writing(kind: ErrorKind) -> &'static str {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "no space left; free some, or name a place with more. What was written before is complete"
         }
+        ErrorKind::FileTooLarge => {
+            "the file may not grow further; raise `ulimit -f`. What was written before is complete"
+        }
         ErrorKind::BrokenPipe => "its reader has gone",
         _ => "what was written before is complete",
     }
