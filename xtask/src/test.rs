@@ -175,7 +175,8 @@ fn clippy() -> Result<()> {
 
 fn clippy_ebpf() -> Result<()> {
     let toolchain = setup::ensure_bpf_clippy()?;
-    let scratch = workspace::ebpf_scratch()?;
+    // In the folder of the build, the two would build the library anew in turns.
+    let scratch = workspace::ebpf_scratch()?.join("clippy");
     let mut clippy = compile::cargo(&workspace::root()?, &scratch, prebuilt::ARCH, &toolchain, &["clippy"])?;
     eprintln!("    $ cargo clippy --package ispin-ebpf, by {}", toolchain.version);
     let status = clippy.args(["--", "-D", "warnings"]).status().context("cannot run cargo clippy")?;
