@@ -63,11 +63,12 @@ pub fn ispin_switch(ctx: BtfTracePointContext) -> i32 {
         (ctx.arg::<u64>(0), ctx.arg(1), ctx.arg(2), ctx.arg::<u64>(3));
     let (prev_tid, next_tid) = (member!(prev, OFF_PID), member!(next, OFF_PID));
     // SAFETY: the values are plain numbers that only the loader changes.
-    let prev_row = unsafe { TID_TO_ROW.get(&prev_tid) }.copied();
+    let prev_row = unsafe { TID_TO_ROW.get(prev_tid) }.copied();
     // SAFETY: as above.
-    let next_row = unsafe { TID_TO_ROW.get(&next_tid) }.copied();
+    let next_row = unsafe { TID_TO_ROW.get(next_tid) }.copied();
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
+    let mut tick_pending = false;
     if let Some(row) = prev_row
         && row != OBSERVER_ROW
     {
@@ -78,12 +79,12 @@ pub fn ispin_switch(ctx: BtfTracePointContext) -> i32 {
             is_vcpu: next_row.is_some() && next_row != Some(OBSERVER_ROW),
         };
         let state = if preempt & 1 == 0 { prev_state as u32 } else { 0 };
-        switch_out(row, now, state, member!(prev, OFF_RT_TIME_SLICE), &incoming);
+        tick_pending = switch_out(row, now, state, member!(prev, OFF_RT_TIME_SLICE), &incoming);
     }
     if let Some(row) = next_row
         && row != OBSERVER_ROW
     {
-        switch_in(row, now, member!(next, OFF_POLICY), member!(next, OFF_RT_TIME_SLICE));
+        switch_in(row, now, member!(next, OFF_POLICY), member!(next, OFF_RT_TIME_SLICE), tick_pending);
     }
     0
 }
@@ -108,10 +109,10 @@ fn slot_of(kernel: *mut KernelRow) -> Option<*mut Slot> {
 }
 
 #[inline(always)]
-fn switch_in(row: u32, now: u64, policy: u32, ticks: u32) {
+fn switch_in(row: u32, now: u64, policy: u32, ticks: u32, tick_pending: bool) {
     let Some(kernel) = KERNEL_ROWS.get_ptr_mut(row) else { return };
     let Some(slot) = slot_of(kernel) else { return };
-    let end = quantum_end(now, policy, ticks);
+    let end = quantum_end(now, policy, ticks, tick_pending);
     // SAFETY: pointers into this program's maps; this vCPU's slot and kernel row have one writer, the CPU
     // that switches it. Times are stored before the ids that publish them; x86-64 keeps stores in order.
     unsafe {
@@ -131,9 +132,10 @@ fn switch_in(row: u32, now: u64, policy: u32, ticks: u32) {
     }
 }
 
-/// End of the quantum that begins or goes on at `now`.
+/// End of the quantum that begins or goes on at `now`. With `tick_pending` the latest tick is due, but its
+/// interrupt has not come yet: it will be counted against this quantum.
 #[inline(always)]
-fn quantum_end(now: u64, policy: u32, ticks: u32) -> u64 {
+fn quantum_end(now: u64, policy: u32, ticks: u32, tick_pending: bool) -> u64 {
     let Some(control) = CONTROL.get_ptr(0) else { return NO_LIMIT };
     // SAFETY: a pointer into CONTROL; aligned words that user space sets before the start or moves on.
     let (tick, phase, window) = unsafe {
@@ -148,18 +150,21 @@ fn quantum_end(now: u64, policy: u32, ticks: u32) -> u64 {
         && let Some(into_tick) = now.wrapping_sub(phase).checked_rem(tick)
     {
         let left = if ticks > 1 { ticks as u64 - 1 } else { 0 };
-        end = now + (tick - into_tick) + left * tick;
+        let next_tick = if tick_pending { now - into_tick } else { now + (tick - into_tick) };
+        end = next_tick + left * tick;
     }
-    if window > now && window < end {
+    // Within a window, which lasts until the next one is announced, the end lies in the past: nothing is granted.
+    if window != 0 && window < end {
         end = window;
     }
     end
 }
 
+/// Returns whether a tick is due whose interrupt has not come yet.
 #[inline(always)]
-fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) {
-    let Some(kernel) = KERNEL_ROWS.get_ptr_mut(row) else { return };
-    let Some(slot) = slot_of(kernel) else { return };
+fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) -> bool {
+    let Some(kernel) = KERNEL_ROWS.get_ptr_mut(row) else { return false };
+    let Some(slot) = slot_of(kernel) else { return false };
     // SAFETY: as in switch_in; last_out is stored before bit 0 of dispatch_id is cleared.
     let (ids, start, end) = unsafe {
         let ids = Ids(read_volatile(addr_of!((*slot).ids)));
@@ -171,15 +176,19 @@ fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) {
     };
     if !ids.published() {
         // Its switch-in was before its registration.
-        return;
+        return false;
     }
-    let Some(control) = CONTROL.get_ptr(0) else { return };
+    let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: a pointer into CONTROL.
     let (tick, phase_ns) = unsafe {
         (read_volatile(addr_of!((*control).tick_ns)), read_volatile(addr_of!((*control).tick_phase_ns)))
     };
     // SAFETY: a pointer into KERNEL_ROWS.
     let ticks_in = unsafe { (*kernel).ticks_in };
+    // Ticks that this dispatch has seen by the clock; the scheduler takes one off time_slice at each.
+    let tick_of = |t: u64| t.wrapping_sub(phase_ns).checked_div(tick).unwrap_or(0);
+    let ticks_due = tick_of(now) - tick_of(start);
+    let ticks_taken = ticks_in.wrapping_sub(ticks as u64);
     let cause = if state & TASK_STOPPED != 0 {
         OutCause::Host
     } else if state != 0 {
@@ -191,9 +200,7 @@ fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) {
     } else {
         // Another vCPU of the same priority: the quantum ended, or this one yielded. At the end of a quantum
         // the scheduler has refilled time_slice, which otherwise only falls with every tick.
-        let into_tick = start.wrapping_sub(phase_ns).checked_rem(tick).unwrap_or(0);
-        let saw_tick = now >= start + (tick - into_tick);
-        if ticks as u64 > ticks_in || ticks as u64 == ticks_in && saw_tick {
+        if ticks as u64 > ticks_in || ticks as u64 == ticks_in && ticks_due >= ticks_in {
             OutCause::Quantum
         } else {
             OutCause::Yielded
@@ -211,6 +218,7 @@ fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) {
         }
     }
     record(row, kernel, cause, ids, start, end, now, incoming);
+    cause as u32 != OutCause::Quantum as u32 && ticks as u64 <= ticks_in && ticks_taken < ticks_due
 }
 
 /// Records that a vCPU lost its pCPU in mid-episode.

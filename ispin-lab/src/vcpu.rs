@@ -15,6 +15,12 @@ pub fn monotonic_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
+/// The least that counts as a quantum: Xen's default rate limit (`sched_ratelimit_us`).
+pub const SHORTEST_QUANTUM_NS: u64 = 1_000_000;
+
+/// How many shorter ones a deferral sits out.
+pub const MOST_SHORT_QUANTA: u32 = 16;
+
 /// One vCPU thread's view of the world.
 pub struct Vcpu {
     slot: *const Slot,
@@ -23,7 +29,6 @@ pub struct Vcpu {
     tracing: bool,
     csd: u64,
     tick: u64,
-    max_defer: u64,
     seq: u32,
 }
 
@@ -39,15 +44,12 @@ impl Vcpu {
         control: *const Control,
         vcpu: u32,
         csd: u64,
-        quantum: u64,
     ) -> Self {
         // SAFETY: mapped and aligned by the caller's word.
         let (tracing, tick) = unsafe {
             (read_volatile(addr_of!((*control).tracing)), read_volatile(addr_of!((*control).tick_ns)))
         };
-        // A deferral ends with the quantum; should the hypervisor renew it unseen, it ends after two.
-        let max_defer = 2 * quantum.max(tick);
-        Self { slot, row, vcpu, tracing: tracing != 0, csd, tick, max_defer, seq: 0 }
+        Self { slot, row, vcpu, tracing: tracing != 0, csd, tick, seq: 0 }
     }
 
     /// Critical section duration estimate, ns.
@@ -62,9 +64,23 @@ impl Vcpu {
         self.tick
     }
 
-    /// Until when a deferral that begins now may last, ns.
-    pub fn defer_limit(&self) -> u64 {
-        self.now() + self.max_defer
+    /// Whether a deferral that began in the quantum of `slot` is over: the next quantum has begun.
+    ///
+    /// The paper's locks wait for the next quantum and then take, relying on a quantum that is far longer
+    /// than a critical section (section 5.2). What a yield within a tick or a host window leaves over is no
+    /// such quantum; Xen grants none below its rate limit. So shorter ones do not end the deferral, up to
+    /// [`MOST_SHORT_QUANTA`] of them. A deadline that expired means a renewal that the publisher could not see.
+    #[inline(always)]
+    pub fn next_quantum_has_begun(&self, slot: &Slot) -> bool {
+        let ids = self.ids();
+        let now = self.now();
+        if ids.same_slice(Ids(slot.ids)) {
+            return now > slot.preemption_time.saturating_add(self.tick);
+        }
+        let granted = self.read_own().preemption_time;
+        granted >= now + SHORTEST_QUANTUM_NS
+            || now > granted.saturating_add(self.tick)
+            || ids.slice_id().wrapping_sub(Ids(slot.ids).slice_id()) >= MOST_SHORT_QUANTA
     }
 
     /// Now, ns.

@@ -283,7 +283,7 @@ impl Attached {
     /// The first host window at or after `wanted_ns`: the VMs are paused then, so that observing takes no
     /// vCPU off its pCPU.
     fn align(&self, wanted_ns: u64) -> u64 {
-        match self.control() {
+        match self.wait_for_gate() {
             Ok(c) if c.host_window_ns != 0 && c.host_window_every_ns != 0 => {
                 let first = c.host_window_ns + INTO_WINDOW_NS;
                 let behind = wanted_ns.saturating_sub(first);
@@ -339,13 +339,17 @@ impl Attached {
         }
         if control.tracing != 0 {
             let lost = losses.incidents_dropped + losses.switches_dropped > 0;
-            let over = self.over;
+            // A world that ended as planned has no episode open; one that was killed may.
+            let ended = control.gate == GATE_STOP;
             let attached_at = self.base_seqs();
             self.cross.judge(
-                |(row, seq)| over || words.iter().any(|&(r, word)| r == row && seq < word.seq()),
+                |(row, seq)| ended || words.iter().any(|&(r, word)| r == row && seq < word.seq()),
                 |row| attached_at.iter().find(|(r, _)| *r == row).map_or(0, |(_, seq)| *seq),
                 lost,
             );
+            if self.over && !ended {
+                self.cross.judge(|_| true, |_| u32::MAX, lost);
+            }
             snapshot.cross_check = Some(self.cross.counts());
         }
         snapshot.locks = table_rows(&locks, &self.world.lock_names);

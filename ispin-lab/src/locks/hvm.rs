@@ -3,7 +3,7 @@
 
 use std::hint::spin_loop;
 
-use ispin_common::slot::{Ids, Slot};
+use ispin_common::slot::Slot;
 
 use super::queue::OffCpu;
 use super::{Algorithm, Lock, TicketQueue};
@@ -20,8 +20,7 @@ struct Hvm(TicketQueue);
 
 fn spin_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
     let mut off = OffCpu::since(slot);
-    let give_up = me.defer_limit();
-    while me.ids().same_slice(Ids(slot.ids)) && me.now() < give_up {
+    while !me.next_quantum_has_begun(slot) {
         off.watch(me);
         for _ in 0..16 {
             spin_loop();

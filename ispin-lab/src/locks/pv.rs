@@ -2,9 +2,9 @@
 //! off its pCPU until its next quantum (section 4.2.2); here the request is `sched_yield`.
 //!
 //! A yield under `SCHED_RR` does not refill the time slice, so the thread may come back within the same
-//! quantum. It then yields again: the deferral lasts until another `slice_id` is published.
+//! quantum. It then yields again: the deferral lasts until another quantum is published.
 
-use ispin_common::slot::{Ids, Slot};
+use ispin_common::slot::Slot;
 
 use super::queue::OffCpu;
 use super::{Algorithm, Lock, TicketQueue};
@@ -21,8 +21,7 @@ struct Pv(TicketQueue);
 
 fn yield_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
     let mut off = OffCpu::since(slot);
-    let give_up = me.defer_limit();
-    while me.ids().same_slice(Ids(slot.ids)) && me.now() < give_up {
+    while !me.next_quantum_has_begun(slot) {
         rustix::thread::sched_yield();
         off.watch(me);
     }

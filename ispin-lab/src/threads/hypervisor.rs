@@ -25,8 +25,11 @@ use super::vm_process::{Finished, Started, ThreadResult, VmConfig};
 use crate::vcpu::monotonic_ns;
 use crate::workload;
 
-/// How long the hypervisor waits for VMs beyond the run, for an observer to attach, and to detach.
+/// How long the hypervisor waits for VMs beyond the run, before it, for an observer to attach, and to detach.
 const VM_GRACE: Duration = Duration::from_secs(3);
+/// Attempts to find the tick on a busy machine.
+const CALIBRATIONS: u32 = 8;
+const HEAD_START: Duration = Duration::from_millis(20);
 const OBSERVER_ATTACH: Duration = Duration::from_secs(10);
 const OBSERVER_DETACH: Duration = Duration::from_secs(3);
 
@@ -77,7 +80,8 @@ impl Hypervisor {
         let tick = match self.tick {
             Some(tick) => tick,
             None => {
-                let tick = calibrate::tick(&mut self.machine, &mut publisher.maps, cpus[0])?;
+                let tick =
+                    calibrate::tick_within(CALIBRATIONS, &mut self.machine, &mut publisher.maps, cpus[0])?;
                 log::debug!("tick {} ns, phase {} ns", tick.ns, tick.phase_ns);
                 *self.tick.insert(tick)
             }
@@ -199,9 +203,10 @@ impl Hypervisor {
         }
         set_policy(Policy::Fifo, HYPERVISOR_PRIORITY)?;
         let before = Totals::read(publisher, options)?;
-        let begin = monotonic_ns();
+        // Announced ahead, so that an observer that has just attached aligns itself before the vCPUs run.
+        let begin = monotonic_ns() + HEAD_START.as_nanos() as u64;
         let end = begin + options.duration().as_nanos() as u64;
-        let window = HostWindows::new(options, begin);
+        let window = HostWindows::new(options, begin, end);
         // SAFETY: mapped.
         unsafe {
             write_volatile(addr_of_mut!((*control).host_window_ns), window.next);
@@ -209,6 +214,7 @@ impl Hypervisor {
             write_volatile(addr_of_mut!((*control).ends_ns), end);
             write_volatile(addr_of_mut!((*control).gate), GATE_RUN);
         }
+        sleep_until(begin);
         vms.go()?;
         let ran = self.supervise(control, vms, window, end);
         let after = Totals::read(publisher, options)?;
@@ -242,7 +248,7 @@ impl Hypervisor {
             if now > give_up {
                 bail!("the VMs did not end within {VM_GRACE:?} after the run");
             }
-            if now < end && window.next != 0 && now >= window.next {
+            if window.next != 0 && now >= window.next {
                 vms.pause();
                 let over = window.next + window.length;
                 window.advance(over);
@@ -254,7 +260,7 @@ impl Hypervisor {
                 continue;
             }
             let mut wake = if now < end { end } else { now + 2_000_000 };
-            if window.next != 0 && now < end {
+            if window.next != 0 {
                 wake = wake.min(window.next);
             }
             sleep_until(wake);
@@ -299,18 +305,26 @@ struct HostWindows {
     next: u64,
     every: u64,
     length: u64,
+    /// End of the run.
+    end: u64,
 }
 
 impl HostWindows {
-    fn new(options: &RunOptions, begin: u64) -> Self {
+    fn new(options: &RunOptions, begin: u64, end: u64) -> Self {
         let every = u64::from(options.host_every_ms) * 1_000_000;
-        let next = if every == 0 { 0 } else { begin + every };
-        Self { next, every, length: u64::from(options.host_ms) * 1_000_000 }
+        let mut windows = Self { next: begin, every, length: u64::from(options.host_ms) * 1_000_000, end };
+        windows.advance(begin);
+        windows
     }
 
+    /// To the first window after `now` that is over before the run is.
     fn advance(&mut self, now: u64) {
-        while self.next != 0 && self.next <= now {
+        while self.next <= now && self.every != 0 {
             self.next += self.every;
+        }
+        if self.every == 0 || self.next + self.length > self.end {
+            self.next = 0;
+            self.every = 0;
         }
     }
 }

@@ -162,7 +162,6 @@ fn vcpu_thread(
     tid_out.send((i, thread_id())).context("the VM is being given up")?;
 
     let options = &config.options;
-    let quantum = options.slice_ms as u64 * 1_000_000;
     let seed = options.seed.wrapping_mul(0x9e37_79b9).wrapping_add(config.first_row as u64 + i as u64);
     let mut hold = Drawer::new(options.hold, config.iterations_per_ns, seed);
     let mut gap = Drawer::new(options.gap, config.iterations_per_ns, seed ^ 0x5555);
@@ -172,7 +171,7 @@ fn vcpu_thread(
         bail!("vCPU {i} was not published: is the publisher attached to sched_switch?");
     }
     // SAFETY: mapped until the thread ends; this thread alone writes the row.
-    let mut me = unsafe { Vcpu::new(slot, row.cast_mut(), control, i as u32, options.csd, quantum) };
+    let mut me = unsafe { Vcpu::new(slot, row.cast_mut(), control, i as u32, options.csd) };
 
     let begin = monotonic_ns();
     let mut operations = 0;
