@@ -7,7 +7,7 @@ use model::{Paper, compare, mutants, stream};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
-const CASES: u32 = 2_000;
+const CASES: u32 = 1_000;
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
