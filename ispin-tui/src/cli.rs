@@ -1,7 +1,8 @@
 //! The command line, and what follows from it.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -103,6 +104,12 @@ impl FromStr for Size {
     }
 }
 
+/// Tells the user something. Unlike `eprintln!` it does not panic when the terminal has gone: whoever closed it
+/// does not want to know.
+pub(crate) fn tell(what: impl Display) {
+    let _ = writeln!(std::io::stderr(), "ispin-tui: {what}");
+}
+
 /// The program: reads the command line, shows, says what went wrong.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -110,10 +117,10 @@ pub fn main() -> ExitCode {
     let result = show(&cli);
     // The terminal is the user's again: now is the time for what was noted meanwhile.
     for note in notes.take() {
-        eprintln!("ispin-tui: {note}");
+        tell(note);
     }
     let code = result.unwrap_or_else(|error| {
-        eprintln!("ispin-tui: {error:#}");
+        tell(format_args!("{error:#}"));
         error.downcast_ref::<SpawnError>().map_or(CANNOT_START, SpawnError::exit_code)
     });
     ExitCode::from(code)
@@ -162,8 +169,11 @@ fn local(cli: &Cli, options: &Options) -> Result<u8> {
     let code = conclude(result)?;
     match ended {
         Some((child, status)) if !status.success() => {
-            eprintln!("ispin-tui: COMMAND `{}` {}", child.name(), command::describe(status));
-            eprintln!("ispin-tui: run it without the dashboard to see what it says");
+            tell(format_args!(
+                "COMMAND `{}` {}; run it without the dashboard to see what it says",
+                child.name(),
+                command::describe(status)
+            ));
             Ok(command::exit_code(status))
         }
         _ => Ok(code),
@@ -173,12 +183,12 @@ fn local(cli: &Cli, options: &Options) -> Result<u8> {
 fn conclude(result: Result<Outcome>) -> Result<u8> {
     match result {
         Ok(Outcome { end: End::Failed(why), .. }) => {
-            eprintln!("ispin-tui: no sample could be taken any more: {why}");
+            tell(format_args!("no sample could be taken any more: {why}"));
             Ok(FAILED)
         }
         Ok(_) => Ok(OK),
         Err(error) => {
-            eprintln!("ispin-tui: {error:#}");
+            tell(format_args!("{error:#}"));
             Ok(FAILED)
         }
     }

@@ -8,7 +8,7 @@ use ispin_agent::rt::{OBSERVER_PRIORITY, RealTime};
 use ispin_agent::signals::{self, Signals};
 use ispin_agent::source::{self, OpenOptions, SourceKind};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, tell};
 use crate::feed::local::LocalFeed;
 
 /// What is at work while a source is shown.
@@ -69,7 +69,7 @@ fn settle(cli: &Cli) -> Result<SourceKind> {
     }
     let (kind, reason) = source::choose(&cli.source, &Report::probe(&cli.btf, Depth::Quick))?;
     if cli.source == SourceKind::Auto {
-        eprintln!("ispin-tui: source {kind} ({reason})");
+        tell(format_args!("source {kind} ({reason})"));
     }
     Ok(kind)
 }

@@ -55,11 +55,14 @@ pub fn render(app: &App, theme: Theme, area: Rect, buf: &mut Buffer) {
 }
 
 fn large(view: View, area: Rect, buf: &mut Buffer) {
-    let vcpus_wanted = view.measured().vcpus.len().max(4) as u16 + 3;
-    let left = area.height.saturating_sub(12);
-    let middle_height = vcpus_wanted.clamp(12, (left * 3 / 5).max(12));
+    let columns = Layout::horizontal([Constraint::Fill(11), Constraint::Fill(9)]);
+    let [table_width, _] = columns.areas(area);
+    let top_height = (area.height / 3).clamp(9, 16);
+    // The table of vCPUs gets what it needs, unless the incidents then had nothing left.
+    let rest = area.height.saturating_sub(top_height);
+    let middle_height = vcpus::wanted_height(view, table_width.width).clamp(12, (rest * 2 / 3).max(12));
     let [top, middle, bottom] = Layout::vertical([
-        Constraint::Length((area.height / 3).clamp(9, 16)),
+        Constraint::Length(top_height),
         Constraint::Length(middle_height),
         Constraint::Fill(1),
     ])
@@ -67,7 +70,7 @@ fn large(view: View, area: Rect, buf: &mut Buffer) {
     let [chart, hists] = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]).areas(top);
     psp_chart::render(view, Frame::Box, chart, buf);
     times::render(view, Frame::Box, hists, buf);
-    let [table, right] = Layout::horizontal([Constraint::Fill(11), Constraint::Fill(9)]).areas(middle);
+    let [table, right] = columns.areas(middle);
     vcpus::render(view, Frame::Box, table, buf);
     let [locks, callers] = Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(right);
     rows::render(view, Table::Locks, Frame::Box, locks, buf);

@@ -5,14 +5,13 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use ratatui::backend::CrosstermBackend;
+use ratatui::backend::{Backend, CrosstermBackend};
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 use ratatui::crossterm::{cursor, execute, style};
 use ratatui::layout::Rect;
-use ratatui::{Terminal, TerminalOptions, Viewport};
 
 use crate::theme::Colors;
 
@@ -21,9 +20,15 @@ static DRAWING: AtomicBool = AtomicBool::new(false);
 static PANIC_HOOK: Once = Once::new();
 
 /// A terminal that is drawn on. Dropping it, or a panic, gives the terminal back as it was.
+///
+/// Holds two buffers itself instead of a [`ratatui::Terminal`], which asks for the size at every drawing and, on
+/// a terminal that has gone away, panics when it is dropped.
 pub struct Screen {
-    terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
-    size: Rect,
+    backend: CrosstermBackend<BufWriter<Stdout>>,
+    /// What the terminal shows.
+    shown: Buffer,
+    /// What it is to show next.
+    next: Buffer,
 }
 
 impl Screen {
@@ -39,52 +44,52 @@ impl Screen {
         });
         // What is asked for is obeyed here, and not overruled by NO_COLOR further down.
         style::force_color_output(colors != Colors::None);
-        let size = terminal_size().context("asking standard output for the size of its terminal")?;
         DRAWING.store(true, Ordering::SeqCst);
-        let entered = Self::start(size);
+        let entered = Self::start();
         if entered.is_err() {
             restore().context("restoring the terminal")?;
         }
         entered.context("preparing the terminal")
     }
 
-    fn start(size: Rect) -> io::Result<Self> {
+    fn start() -> io::Result<Self> {
         enable_raw_mode()?;
         execute!(stdout(), EnterAlternateScreen, cursor::Hide)?;
         let backend = CrosstermBackend::new(BufWriter::with_capacity(64 << 10, stdout()));
-        // A fixed viewport asks for no size at every drawing; `resize` is told by a signal.
-        let options = TerminalOptions { viewport: Viewport::Fixed(size) };
-        let mut terminal = Terminal::with_options(backend, options)?;
-        if !size.is_empty() {
-            terminal.resize(size)?;
-        }
-        Ok(Self { terminal, size })
+        let mut screen = Self { backend, shown: Buffer::default(), next: Buffer::default() };
+        screen.clear()?;
+        Ok(screen)
+    }
+
+    /// Begins with an empty picture of the size that the terminal has now.
+    fn clear(&mut self) -> io::Result<()> {
+        let size = rustix::termios::tcgetwinsize(stdout())?;
+        let area = Rect::new(0, 0, size.ws_col, size.ws_row);
+        self.shown = Buffer::empty(area);
+        self.next = Buffer::empty(area);
+        self.backend.clear()
     }
 
     /// Takes over the size that the terminal has now.
     pub fn resize(&mut self) -> Result<()> {
-        self.size = terminal_size().context("asking for the terminal's size")?;
-        if !self.size.is_empty() {
-            self.terminal.resize(self.size).context("resizing the picture")?;
-        }
-        Ok(())
+        self.clear().context("taking over the terminal's size")
     }
 
     /// The size that it has.
     pub fn size(&self) -> Rect {
-        self.size
+        self.shown.area
     }
 
     /// Draws what has changed. Nothing is drawn on a terminal of no size.
     pub fn draw(&mut self, render: impl FnOnce(Rect, &mut Buffer)) -> Result<()> {
-        if !self.size.is_empty() {
-            self.terminal
-                .draw(|frame| {
-                    let area = frame.area();
-                    render(area, frame.buffer_mut());
-                })
-                .context("drawing on the terminal")?;
+        self.next.reset();
+        render(self.next.area, &mut self.next);
+        let changed = self.shown.diff(&self.next);
+        if !changed.is_empty() {
+            self.backend.draw(changed.into_iter()).context("drawing on the terminal")?;
         }
+        Backend::flush(&mut self.backend).context("drawing on the terminal")?;
+        std::mem::swap(&mut self.shown, &mut self.next);
         Ok(())
     }
 
@@ -110,9 +115,4 @@ fn restore() -> io::Result<()> {
     let shown =
         execute!(out, LeaveAlternateScreen, cursor::Show, style::ResetColor).and_then(|()| out.flush());
     disable_raw_mode().and(shown)
-}
-
-fn terminal_size() -> io::Result<Rect> {
-    let size = rustix::termios::tcgetwinsize(stdout())?;
-    Ok(Rect::new(0, 0, size.ws_col, size.ws_row))
 }

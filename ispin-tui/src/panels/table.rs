@@ -112,6 +112,11 @@ impl Layout {
         Self { columns, beside, row_height: if ratios && !beside { 2 } else { 1 } }
     }
 
+    /// Lines of headings and so many rows.
+    pub fn height(&self, rows: usize) -> u16 {
+        u16::try_from(rows).unwrap_or(u16::MAX).saturating_mul(self.row_height).saturating_add(1)
+    }
+
     /// Rows that fit below the headings.
     pub fn fitting(&self, height: u16) -> usize {
         usize::from(height.saturating_sub(1) / self.row_height)

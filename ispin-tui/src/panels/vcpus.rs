@@ -30,6 +30,12 @@ const COLUMNS: &[Column] = &[
     Column::figure("lql", 5, None, 3),
 ];
 
+/// How high it must be, in its box of this width, to show all vCPUs.
+pub fn wanted_height(view: View, width: u16) -> u16 {
+    let layout = Layout::new(COLUMNS, width.saturating_sub(2), view.baseline().is_some());
+    layout.height(view.measured().vcpus.len()).saturating_add(2)
+}
+
 /// Draws the table.
 pub fn render(view: View, kind: Frame, area: Rect, buf: &mut Buffer) {
     let rows = view.app.ui.vcpus(view.measured());
