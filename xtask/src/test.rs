@@ -65,7 +65,7 @@ const STEPS: [Step; 9] = [
     },
     Step {
         name: "test-prebuilt",
-        purpose: "tests of what loads eBPF programs, with the prebuilt object",
+        purpose: "tests that load eBPF programs, with the prebuilt object",
         needs: &[],
         run: test_prebuilt,
     },
@@ -79,8 +79,15 @@ const STEPS: [Step; 9] = [
 
 /// The crates of the workspace that compile for this machine.
 const ORDINARY: [&str; 4] = ["--workspace", "--exclude", "ispin-ebpf", "--locked"];
-/// The crates whose tests load the embedded eBPF object.
-const LOADERS: [&str; 5] = ["--package", "ispin-agent", "--package", "ispin-lab", "--locked"];
+/// The tests that load the embedded eBPF object.
+const LOADERS: [&str; 6] = [
+    "--package=ispin-agent",
+    "--package=ispin-lab",
+    "--locked",
+    "--test=live",
+    "--test=scenarios",
+    "--test=threads_world",
+];
 
 fn names() -> clap::builder::PossibleValuesParser {
     STEPS.map(|step| step.name).into()
