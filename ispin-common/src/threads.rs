@@ -208,6 +208,8 @@ pub struct KernelRow {
     pub last_cause: u64,
     /// Ticks left of the quantum at the latest switch-in.
     pub ticks_in: u64,
+    /// 1 if a tick was due at the latest switch-in whose interrupt had not come yet.
+    pub tick_pending_in: u64,
     /// Preempted waiters, by the kernel's own count, ring full or not.
     pub waiters: u64,
     /// Preempted holders.
@@ -232,6 +234,8 @@ pub struct Control {
     pub tick_ns: u64,
     /// `CLOCK_MONOTONIC` modulo `tick_ns` at a tick.
     pub tick_phase_ns: u64,
+    /// Ticks of a full quantum.
+    pub quantum_ticks: u64,
     /// When the next host window begins, in which the VMs are paused and the machine's other work (the
     /// observer's too) runs: a quantum that would reach beyond it is published as ending there. 0 = none.
     pub host_window_ns: u64,

@@ -129,6 +129,7 @@ fn switch_in(row: u32, now: u64, policy: u32, ticks: u32, tick_pending: bool) {
         write_volatile(addr_of_mut!((*slot).ids), next.0);
         (*kernel).dispatches += 1;
         (*kernel).ticks_in = ticks as u64;
+        (*kernel).tick_pending_in = tick_pending as u64;
     }
 }
 
@@ -180,15 +181,19 @@ fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) -
     }
     let Some(control) = CONTROL.get_ptr(0) else { return false };
     // SAFETY: a pointer into CONTROL.
-    let (tick, phase_ns) = unsafe {
-        (read_volatile(addr_of!((*control).tick_ns)), read_volatile(addr_of!((*control).tick_phase_ns)))
+    let (tick, phase_ns, quantum_ticks) = unsafe {
+        (
+            read_volatile(addr_of!((*control).tick_ns)),
+            read_volatile(addr_of!((*control).tick_phase_ns)),
+            read_volatile(addr_of!((*control).quantum_ticks)),
+        )
     };
     // SAFETY: a pointer into KERNEL_ROWS.
-    let ticks_in = unsafe { (*kernel).ticks_in };
-    // Ticks that this dispatch has seen by the clock; the scheduler takes one off time_slice at each.
+    let (ticks_in, pending_in) = unsafe { ((*kernel).ticks_in, (*kernel).tick_pending_in) };
+    let ticks = ticks as u64;
+    // Ticks that this dispatch should have seen by the clock; the scheduler takes one off time_slice at each.
     let tick_of = |t: u64| t.wrapping_sub(phase_ns).checked_div(tick).unwrap_or(0);
-    let ticks_due = tick_of(now) - tick_of(start);
-    let ticks_taken = ticks_in.wrapping_sub(ticks as u64);
+    let ticks_due = tick_of(now) - tick_of(start) + pending_in;
     let cause = if state & TASK_STOPPED != 0 {
         OutCause::Host
     } else if state != 0 {
@@ -200,7 +205,7 @@ fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) -
     } else {
         // Another vCPU of the same priority: the quantum ended, or this one yielded. At the end of a quantum
         // the scheduler has refilled time_slice, which otherwise only falls with every tick.
-        if ticks as u64 > ticks_in || ticks as u64 == ticks_in && ticks_due >= ticks_in {
+        if ticks == quantum_ticks && (ticks_in < ticks || ticks_due >= ticks) {
             OutCause::Quantum
         } else {
             OutCause::Yielded
@@ -218,7 +223,7 @@ fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) -
         }
     }
     record(row, kernel, cause, ids, start, end, now, incoming);
-    cause as u32 != OutCause::Quantum as u32 && ticks as u64 <= ticks_in && ticks_taken < ticks_due
+    cause as u32 != OutCause::Quantum as u32 && ticks <= ticks_in && ticks_in - ticks < ticks_due
 }
 
 /// Records that a vCPU lost its pCPU in mid-episode.

@@ -92,6 +92,8 @@ impl Hypervisor {
         unsafe {
             write_volatile(addr_of_mut!((*control).tick_ns), tick.ns);
             write_volatile(addr_of_mut!((*control).tick_phase_ns), tick.phase_ns);
+            let quantum_ticks = (u64::from(options.slice_ms) * 1_000_000).div_ceil(tick.ns);
+            write_volatile(addr_of_mut!((*control).quantum_ticks), quantum_ticks);
             write_volatile(addr_of_mut!((*control).tracing), u32::from(!options.untraced));
             let ms = |ms: u32| u64::from(ms) * 1_000_000;
             write_volatile(addr_of_mut!((*control).host_window_len_ns), ms(options.host_ms));
