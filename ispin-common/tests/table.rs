@@ -29,6 +29,7 @@ fn row_adds_what_the_event_meant() {
     row.add(&event(EventKind::Acquire, 0), &wait);
     let harmful = Incident { flags: Incident::HARMFUL, ..lwp };
     row.add(&event(EventKind::Acquire, 0), &Outcome { incident: Some(harmful), ..wait });
+    row.add(&event(EventKind::Acquire, 0), &Outcome { incident: Some(harmful), ..wait });
     // An acquire that could not be paired counts, but has no wait.
     row.add(&event(EventKind::Acquire, 0), &Outcome::default());
     let lhp = Incident { kind: PspKind::Lhp as u8, lost: 1_000, ..Incident::default() };
@@ -38,23 +39,23 @@ fn row_adds_what_the_event_meant() {
     );
     let expected = Row {
         key: 9,
-        acquires: 3,
+        acquires: 4,
         contended: 1,
         deferrals: 1,
-        wait_cycles: 200,
-        spin_cycles: 120,
+        wait_cycles: 300,
+        spin_cycles: 180,
         hold_cycles: 30,
         lhp: 1,
-        lwp: 2,
-        lwp_harmful: 1,
-        idle_cycles: 40,
+        lwp: 3,
+        lwp_harmful: 2,
+        idle_cycles: 80,
     };
     assert_eq!(row, expected);
 
     let mut doubled = row;
     doubled.merge(&row);
     assert_eq!(doubled.key, 9);
-    assert_eq!((doubled.acquires, doubled.wait_cycles, doubled.idle_cycles), (6, 400, 80));
+    assert_eq!((doubled.acquires, doubled.wait_cycles, doubled.idle_cycles), (8, 600, 160));
 }
 
 #[test]
