@@ -75,6 +75,9 @@ pub fn run(feed: &mut dyn Feed, signals: &Signals, options: &Options) -> Result<
     let mut keyboard = Keyboard::open()?;
     let resized = Resized::watch()?;
     let mut app = App::new(&feed.name(), options.interval, options.baseline_lock.clone());
+    if feed.sets_the_pace() {
+        app = app.thinning();
+    }
     let theme = Theme { colors: options.colors };
     let mut screen = Screen::enter(options.colors)?;
     let parts = Parts { signals, keyboard: &mut keyboard, resized: &resized, screen: &mut screen };
@@ -111,13 +114,11 @@ fn show(feed: &mut dyn Feed, app: &mut App, parts: Parts, theme: Theme, leave_at
     let Parts { signals, keyboard, resized, screen } = parts;
     let sleeper = Sleeper::new(signals)?;
     let mut plan = Plan::begin(now_ns());
-    // When the wake-up of this plan really is: the source may ask for a bit later.
-    let mut planned_ns = plan.at_ns;
     loop {
         match feed.pace() {
             Pace::Planned if !plan.samples() => {}
             Pace::Planned => {
-                if now_ns() > planned_ns.saturating_add(app.interval.as_nanos() as u64 / 2) {
+                if plan.late(now_ns(), app.interval) {
                     feed.came_late();
                 }
                 take_news(feed, app);
@@ -144,10 +145,8 @@ fn show(feed: &mut dyn Feed, app: &mut App, parts: Parts, theme: Theme, leave_at
         }
         match feed.pace() {
             Pace::Planned => {
-                // A second wake-up at the same moment would see nothing new.
-                plan = plan.next(app.interval).not_before(now_ns().max(planned_ns));
-                planned_ns = feed.plan(plan.at_ns);
-                sleeper.until(planned_ns)?;
+                plan.advance(app.interval, now_ns(), |wanted_ns| feed.plan(wanted_ns));
+                sleeper.until(plan.wake_ns())?;
             }
             Pace::Readable(fd) => sleeper.until_news(Some(fd), None, keyboard, resized)?,
             Pace::At(at_ns) => sleeper.until_news(None, Some(at_ns), keyboard, resized)?,

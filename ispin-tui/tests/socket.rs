@@ -160,7 +160,7 @@ fn why_there_is_no_connection_is_told_so_that_it_can_be_mended() {
 
     if !rustix::process::geteuid().is_root() {
         let agent = Agent::new();
-        std::fs::set_permissions(agent.path(), std::fs::Permissions::from_mode(0)).expect("set");
+        std::fs::set_permissions(agent.path(), std::fs::Permissions::from_mode(0o0)).expect("set");
         let denied = told(&feed_at(&agent.path()).poll(0));
         assert!(denied[0].contains("permission denied"), "{denied:?}");
     }

@@ -38,34 +38,61 @@ fn figures_are_those_of_the_last_second() {
     assert_eq!(app.shown().measured().all.psp(), 0.0);
 }
 
+fn thinning(interval: Duration) -> App {
+    App::new("test", interval, None).thinning()
+}
+
 #[test]
 fn snapshots_that_come_faster_than_asked_for_are_not_all_shown_but_their_incidents_are() {
-    let mut app = App::new("test", Duration::from_secs(1), None);
-    feed(&mut app, &ticket(), 1..=8);
-    assert_eq!(shown_seq(&app), Some(5));
-    assert_eq!(app.shown().incidents().len(), 5);
-    feed(&mut app, &ticket(), 9..=9);
-    assert_eq!(shown_seq(&app), Some(9));
-    assert_eq!(app.shown().incidents().len(), 9);
+    let mut app = thinning(Duration::from_secs(1));
+    let mut shown = Vec::new();
+    for n in 1..=20 {
+        feed(&mut app, &ticket(), n..=n);
+        shown.extend(shown_seq(&app));
+    }
+    shown.dedup();
+    assert_eq!(shown, [1, 3, 7, 11, 15, 19], "one a second");
+    assert_eq!(app.shown().incidents().len(), 19);
     let seqs: Vec<_> = app.shown().incidents().iter().map(|logged| logged.record.seq).collect();
     assert!(seqs.is_sorted(), "{seqs:?}");
     // What is held back is shown when nothing follows.
-    feed(&mut app, &ticket(), 10..=11);
-    assert_eq!(shown_seq(&app), Some(9));
     app.update(Update::Lost("gone".into()));
-    assert_eq!(shown_seq(&app), Some(11));
-    assert_eq!(app.shown().incidents().len(), 11);
+    assert_eq!(shown_seq(&app), Some(20));
+    assert_eq!(app.shown().incidents().len(), 20);
+}
+
+#[test]
+fn snapshots_that_are_a_little_early_or_late_are_all_shown() {
+    let mut app = thinning(Duration::from_millis(250));
+    for (n, ms) in [(1, 300), (2, 500), (3, 800), (4, 1000), (5, 1300), (6, 1500), (7, 1740), (8, 2010)] {
+        let mut snapshot = ticket().snapshot(n);
+        snapshot.elapsed_ns = ms * 1_000_000;
+        show(&mut app, snapshot);
+        assert_eq!(shown_seq(&app), Some(n));
+    }
+}
+
+#[test]
+fn who_samples_itself_shows_all() {
+    let mut app = App::new("test", Duration::from_secs(10), None);
+    feed(&mut app, &ticket(), 1..=3);
+    assert_eq!(shown_seq(&app), Some(3));
 }
 
 #[test]
 fn the_last_snapshot_of_a_run_is_always_shown() {
-    let mut app = App::new("test", Duration::from_secs(10), None);
+    let mut app = thinning(Duration::from_secs(10));
     feed(&mut app, &ticket(), 1..=3);
     show(&mut app, Snapshot { finished: true, ..ticket().snapshot(4) });
     assert_eq!(shown_seq(&app), Some(4));
     // The next run begins at once, however short the time since.
-    feed(&mut app, &World { run: 1, ..ticket() }, 1..=1);
+    feed(&mut app, &World { run: 1, ..ticket() }, 1..=2);
     assert_eq!(shown_seq(&app), Some(1));
+    // Held back, but not for the gap between two runs.
+    show(&mut app, Snapshot { seq: 3, ..Snapshot::default() });
+    assert_eq!(shown_seq(&app), Some(2));
+    let newest = app.shown().incidents().iter().last().map(|logged| (logged.elapsed_ns, logged.run.clone()));
+    assert_eq!(newest, Some((500_000_000, "ticket".into())));
 }
 
 #[test]

@@ -74,6 +74,10 @@ impl Feed for LocalFeed {
         }
     }
 
+    fn sets_the_pace(&self) -> bool {
+        matches!(self.source.pace(), source::Pace::Recorded(_))
+    }
+
     fn plan(&mut self, wanted_ns: u64) -> u64 {
         let at_ns = self.source.align(wanted_ns);
         self.source.announce(at_ns);

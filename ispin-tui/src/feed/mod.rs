@@ -52,6 +52,11 @@ pub trait Feed {
     /// When it wants to be polled.
     fn pace(&self) -> Pace<'_>;
 
+    /// Whether snapshots come when somebody else decides, and maybe oftener than they are to be shown.
+    fn sets_the_pace(&self) -> bool {
+        false
+    }
+
     /// The program would wake next at `wanted_ns`, `CLOCK_MONOTONIC`; it will wake at the moment that is returned,
     /// which is not earlier. Called only with [`Pace::Planned`].
     fn plan(&mut self, wanted_ns: u64) -> u64 {

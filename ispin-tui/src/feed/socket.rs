@@ -143,6 +143,10 @@ impl Feed for SocketFeed {
         self.address.to_string()
     }
 
+    fn sets_the_pace(&self) -> bool {
+        true
+    }
+
     fn pace(&self) -> Pace<'_> {
         match &self.state {
             State::Apart { retry_ns } => Pace::At(*retry_ns),

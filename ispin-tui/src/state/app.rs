@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use ispin_agent::clock::as_ns;
 use ispin_agent::model::Snapshot;
 
 use super::observed::Observed;
@@ -58,6 +59,10 @@ pub struct App {
     frozen: Option<Box<Observed>>,
     /// A run of this lock becomes the baseline when it ends.
     baseline_lock: Option<String>,
+    /// Snapshots may come oftener than they are to be shown.
+    thins: bool,
+    /// When the next one is to be shown, `elapsed_ns` of its run.
+    due_ns: u64,
     /// A snapshot that came too early to be shown; the next one carries its incidents on.
     early: Option<Box<Snapshot>>,
     stale: bool,
@@ -75,9 +80,16 @@ impl App {
             live: Observed::default(),
             frozen: None,
             baseline_lock,
+            thins: false,
+            due_ns: 0,
             early: None,
             stale: true,
         }
+    }
+
+    /// The same for a feed whose sender sets the pace: what comes oftener than once an interval is not all shown.
+    pub fn thinning(self) -> Self {
+        Self { thins: true, ..self }
     }
 
     /// What the screen shows.
@@ -129,25 +141,31 @@ impl App {
         }
     }
 
-    /// Shows snapshots no oftener than once an interval: totals lose nothing by it, incidents are carried on.
+    /// Shows a snapshot, or holds it back if it comes before the interval is over: totals lose nothing by it,
+    /// incidents are carried on.
     fn take_snapshot(&mut self, mut snapshot: Box<Snapshot>) {
-        let shown_ns = self.live.now().map(|now| now.elapsed_ns);
-        if let Some(early) = self.early.take() {
-            if self.live.run_ends_with(&snapshot).is_some() {
-                self.show(early);
-            } else {
+        let goes_on = self.live.goes_on_with(&snapshot);
+        match self.early.take() {
+            Some(early) if goes_on => {
                 snapshot.incidents.splice(0..0, early.incidents);
             }
+            Some(early) => self.show(early),
+            None => {}
         }
-        // A tenth less, so that snapshots that come at this very interval are all shown.
-        let least_ns = self.interval.as_nanos() as u64 / 10 * 9;
-        let too_early = shown_ns
-            .is_some_and(|shown| snapshot.elapsed_ns >= shown && snapshot.elapsed_ns - shown < least_ns);
-        if too_early && !snapshot.finished && self.live.run_ends_with(&snapshot).is_none() {
+        let interval_ns = as_ns(self.interval);
+        let at_ns = snapshot.elapsed_ns;
+        // Half an interval of tolerance, because who sends may be a little early or late; the moments when one is
+        // due stay an interval apart, so that this does not add up.
+        let too_early = at_ns.saturating_add(interval_ns / 2) < self.due_ns;
+        if self.thins && goes_on && too_early && !snapshot.finished {
             self.early = Some(snapshot);
-        } else {
-            self.show(snapshot);
+            return;
         }
+        self.due_ns = match self.due_ns.saturating_add(interval_ns) {
+            due_ns if goes_on && due_ns > at_ns && due_ns - at_ns <= 2 * interval_ns => due_ns,
+            _ => at_ns.saturating_add(interval_ns),
+        };
+        self.show(snapshot);
     }
 
     fn show_early(&mut self) {

@@ -70,10 +70,15 @@ impl Observed {
         &self.incidents
     }
 
-    /// The lock algorithm of the run that ends if `next` comes now.
+    /// The lock algorithm of the run that ends because `next` begins another one.
     pub fn run_ends_with(&self, next: &Snapshot) -> Option<&str> {
         let now = self.now().filter(|now| !next.vms.is_empty() && !same_run(now, next))?;
         Some(&now.source.lock)
+    }
+
+    /// Whether `next` is of the run that is being shown.
+    pub fn goes_on_with(&self, next: &Snapshot) -> bool {
+        self.now().is_some_and(|now| !next.vms.is_empty() && same_run(now, next))
     }
 
     /// Whether the run on the screen has ended and the next one has not begun.
