@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, kill_process_group, pidfd_open,
     set_parent_process_death_signal, waitid,
@@ -35,9 +36,15 @@ pub enum Output {
     Inherit,
     /// To the observer's standard error, because its standard output carries data.
     ToStderr,
-    /// Nowhere: a full-screen program owns the terminal.
+    /// Nowhere.
     Discard,
+    /// With its standard error into memory, because a full-screen program owns the terminal: [`Child::listen`]
+    /// must be called now and then, [`Child::said`] gives the last of it.
+    Keep,
 }
+
+/// What is kept of a COMMAND's output: its end.
+const KEPT: usize = 64 << 10;
 
 /// A running COMMAND. Dropping it ends it: SIGTERM to its group, SIGKILL after [`GRACE`].
 pub struct Child {
@@ -46,6 +53,9 @@ pub struct Child {
     group: Pid,
     name: String,
     ended: Option<ExitStatus>,
+    /// Reading end of its output, if that is kept; does not block.
+    output: Option<OwnedFd>,
+    kept: Vec<u8>,
 }
 
 /// Why a COMMAND could not be started.
@@ -103,6 +113,7 @@ impl Child {
         command.args(arguments).process_group(0);
         command.envs(environment.iter().copied());
         command.stdin(if io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() });
+        let mut kept_output = None;
         match output {
             Output::Inherit => {}
             Output::ToStderr => {
@@ -111,6 +122,13 @@ impl Child {
             }
             Output::Discard => {
                 command.stdout(Stdio::null()).stderr(Stdio::null());
+            }
+            Output::Keep => {
+                let (reader, writer) = io::pipe().map_err(failed)?;
+                // Of the reading end only: COMMAND is to wait for room, not to fail.
+                rustix::fs::fcntl_setfl(&reader, OFlags::NONBLOCK).map_err(|e| failed(e.into()))?;
+                command.stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+                kept_output = Some(reader.into());
             }
         }
         let parent = getpid();
@@ -128,7 +146,15 @@ impl Child {
         let mut inner = command.spawn().map_err(failed)?;
         let group = Pid::from_child(&inner);
         match pidfd_open(group, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { inner, pidfd, group, name: program.display().to_string(), ended: None }),
+            Ok(pidfd) => Ok(Self {
+                inner,
+                pidfd,
+                group,
+                name: program.display().to_string(),
+                ended: None,
+                output: kept_output,
+                kept: vec![],
+            }),
             Err(e) => {
                 // Without a descriptor for it nobody would notice its end.
                 let _ = kill_process_group(group, Signal::KILL);
@@ -146,6 +172,35 @@ impl Child {
     /// As the user called it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Takes in what it has written, if that is kept. Never waits. COMMAND waits once a pipe's worth (64 KiB) of
+    /// it was not taken in.
+    pub fn listen(&mut self) -> Result<()> {
+        let Some(output) = &self.output else { return Ok(()) };
+        let mut bytes = [0; 4096];
+        loop {
+            match rustix::io::read(output, &mut bytes) {
+                Ok(0) => {
+                    self.output = None;
+                    return Ok(());
+                }
+                Ok(n) => self.kept.extend_from_slice(&bytes[..n]),
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e).with_context(|| format!("reading what {} writes", self.name)),
+            }
+            if self.kept.len() > 2 * KEPT {
+                self.kept.drain(..self.kept.len() - KEPT);
+            }
+        }
+    }
+
+    /// The last that it wrote, if that is kept.
+    pub fn said(&mut self) -> Result<String> {
+        self.listen()?;
+        let begin = self.kept.len().saturating_sub(KEPT);
+        Ok(String::from_utf8_lossy(&self.kept[begin..]).into_owned())
     }
 
     /// Its exit status, once it ended. What it left behind in its group gets SIGTERM then.
@@ -291,6 +346,25 @@ mod tests {
         let status = child.end(libc::SIGTERM, Duration::from_millis(200)).expect("end");
         assert_eq!(status.signal(), Some(libc::SIGKILL));
         assert!(begin.elapsed() >= Duration::from_millis(200));
+    }
+
+    #[test]
+    fn the_end_of_its_output_is_kept() {
+        let spawn = |script: &str| {
+            Child::spawn("sh".as_ref(), &["-c".into(), script.into()], &[], Output::Keep).expect("sh starts")
+        };
+        let mut child = spawn("echo out; echo err >&2");
+        child.wait(None).expect("wait").expect("ended");
+        assert_eq!(child.said().expect("said"), "out\nerr\n");
+
+        let mut child = spawn("yes | head -c 1000000; echo end");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().expect("wait").is_none() {
+            assert!(Instant::now() < deadline, "it waits for somebody to listen");
+            child.listen().expect("listen");
+        }
+        let said = child.said().expect("said");
+        assert!(said.ends_with("y\nend\n") && said.len() <= KEPT, "{} bytes", said.len());
     }
 
     #[test]

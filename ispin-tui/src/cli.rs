@@ -19,10 +19,11 @@ use ispin_agent::source::SourceKind;
 use ratatui::layout::Rect;
 
 use crate::feed::file::FileFeed;
+use crate::feed::local::Closed;
 use crate::feed::socket::{Address, SocketFeed};
 use crate::feed::{Feed, Pace};
 use crate::notes::Notes;
-use crate::open;
+use crate::open::{self, EndedTooSoon};
 use crate::run::{End, Options, Outcome, picture, run};
 use crate::state::app::App;
 use crate::svg;
@@ -79,7 +80,7 @@ pub struct Cli {
     /// Kernel type information (BTF)
     #[arg(long, value_name = "PATH", env = BTF_VARIABLE, default_value = KERNEL_BTF)]
     pub btf: PathBuf,
-    /// Start COMMAND and observe while it runs; what it prints is not shown
+    /// Start COMMAND and observe while it runs; the last of what it prints is shown afterwards
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
@@ -121,7 +122,11 @@ pub fn main() -> ExitCode {
     }
     let code = result.unwrap_or_else(|error| {
         tell(format_args!("{error:#}"));
-        error.downcast_ref::<SpawnError>().map_or(CANNOT_START, SpawnError::exit_code)
+        match (error.downcast_ref::<SpawnError>(), error.downcast_ref::<EndedTooSoon>()) {
+            (Some(error), _) => error.exit_code(),
+            (_, Some(error)) => error.exit_code(CANNOT_START),
+            _ => CANNOT_START,
+        }
     });
     ExitCode::from(code)
 }
@@ -165,15 +170,14 @@ fn local(cli: &Cli, options: &Options) -> Result<u8> {
     let mut feed = opened.feed;
     let result = run(&mut feed, &signals, options);
     drop(opened.priority);
-    let ended = feed.close()?;
+    let closed = feed.close()?;
     let code = conclude(result)?;
-    match ended {
-        Some((child, status)) if !status.success() => {
-            tell(format_args!(
-                "COMMAND `{}` {}; run it without the dashboard to see what it says",
-                child.name(),
-                command::describe(status)
-            ));
+    let Some(Closed { name, by_itself, said }) = closed else { return Ok(code) };
+    // Whoever has closed standard error does not want to know.
+    let _ = std::io::stderr().write_all(said.as_bytes());
+    match by_itself {
+        Some(status) if !status.success() => {
+            tell(format_args!("COMMAND `{name}` {}", command::describe(status)));
             Ok(command::exit_code(status))
         }
         _ => Ok(code),

@@ -19,25 +19,33 @@ pub struct LocalFeed {
     next_ns: u64,
 }
 
+/// What is left of COMMAND.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// As the user called it.
+    pub name: String,
+    /// How it ended, if it did so by itself.
+    pub by_itself: Option<ExitStatus>,
+    /// The last that it wrote.
+    pub said: String,
+}
+
 impl LocalFeed {
     /// Of an opened source.
     pub fn new(source: Box<dyn Source>, command: Option<Child>) -> Self {
         Self { source, command, over: false, late_samples: 0, next_ns: 0 }
     }
 
-    /// Ends the observation, then COMMAND; returns how COMMAND ended, if it did by itself.
-    pub fn close(self) -> Result<Option<(Child, ExitStatus)>> {
+    /// Ends the observation, then COMMAND; says how that ended.
+    pub fn close(self) -> Result<Option<Closed>> {
         // The world learns that nobody observes it any more before it is ended.
         drop(self.source);
         let Some(mut command) = self.command else { return Ok(None) };
         let by_itself = if self.over { command.wait(Some(GRACE))? } else { command.try_wait()? };
-        match by_itself {
-            Some(status) => Ok(Some((command, status))),
-            None => {
-                command.end(signal_hook::consts::SIGTERM, GRACE)?;
-                Ok(None)
-            }
+        if by_itself.is_none() {
+            command.end(signal_hook::consts::SIGTERM, GRACE)?;
         }
+        Ok(Some(Closed { name: command.name().to_owned(), by_itself, said: command.said()? }))
     }
 
     fn sample(&mut self) -> Result<Vec<Update>> {
@@ -81,6 +89,11 @@ impl Feed for LocalFeed {
     fn plan(&mut self, wanted_ns: u64) -> u64 {
         let at_ns = self.source.align(wanted_ns);
         self.source.announce(at_ns);
+        if let Some(command) = &mut self.command
+            && let Err(error) = command.listen()
+        {
+            log::warn!("{error:#}");
+        }
         at_ns
     }
 
@@ -96,8 +109,10 @@ impl Feed for LocalFeed {
         match self.sample() {
             Ok(updates) => {
                 if let source::Pace::Recorded(step) = self.source.pace() {
-                    self.next_ns =
-                        self.next_ns.max(now_ns.saturating_sub(clock::as_ns(step))) + clock::as_ns(step);
+                    let step_ns = clock::as_ns(step);
+                    // From when it was due, so that a little delay does not add up; from now after a long one.
+                    let on_time = now_ns.saturating_sub(self.next_ns) <= step_ns;
+                    self.next_ns = if on_time { self.next_ns } else { now_ns }.saturating_add(step_ns);
                 }
                 updates
             }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`local`] | a source in this process |
 //! | [`socket`] | JSON Lines from an agent's unix socket |
-//! | [`file`] | JSON Lines from a file |
+//! | [`file`](mod@file) | JSON Lines from a file |
 
 pub mod file;
 pub mod local;
