@@ -62,9 +62,9 @@ pub fn render(buf: &Buffer) -> String {
     out
 }
 
-/// Cells in one piece of text: they look alike and are both drawn by the font.
+/// Cells that are drawn in one piece: they look alike, and are both text or both the same part of a bar.
 fn joined(a: &Cell, b: &Cell) -> bool {
-    Look::of(a) == Look::of(b) && block(a).is_none() && block(b).is_none()
+    Look::of(a) == Look::of(b) && block(a) == block(b) && arms(a).is_none() && arms(b).is_none()
 }
 
 fn draw_run(out: &mut String, run: &[(usize, &&Cell)], y: f64) {
@@ -87,9 +87,25 @@ fn draw_run(out: &mut String, run: &[(usize, &&Cell)], y: f64) {
         let height = part * CELL.1;
         let _ = writeln!(
             out,
-            "<rect x=\"{left:.1}\" y=\"{:.2}\" width=\"{width:.1}\" height=\"{height:.2}\" fill=\"{}\"{opacity}/>",
+            "<rect x=\"{left:.1}\" y=\"{:.2}\" width=\"{width:.1}\" height=\"{height:.2}\" fill=\"{}\"{opacity} \
+             shape-rendering=\"crispEdges\"/>",
             top + from * CELL.1,
             look.foreground,
+        );
+        return;
+    }
+    if let Some((heavy, arms)) = arms(first) {
+        let (x, y) = (left + CELL.0 / 2.0, top + CELL.1 / 2.0);
+        let [to_left, to_right, up, down] = arms.map(|arm| if arm { 0.5 } else { 0.0 });
+        let _ = writeln!(
+            out,
+            "<path d=\"M{:.1} {y:.1}H{:.1}M{x:.1} {:.1}V{:.1}\" stroke=\"{}\" stroke-width=\"{}\"{opacity}/>",
+            x - to_left * CELL.0,
+            x + to_right * CELL.0,
+            y - up * CELL.1,
+            y + down * CELL.1,
+            look.foreground,
+            if heavy { 2 } else { 1 },
         );
         return;
     }
@@ -119,6 +135,22 @@ fn block(cell: &Cell) -> Option<(f64, f64)> {
     };
     let part = f64::from(eighths) / 8.0;
     Some((1.0 - part, part))
+}
+
+/// Whether a piece of a frame is heavy, and its arms: to the left, to the right, up, down. `None` = no such piece.
+/// Fonts leave gaps between them.
+fn arms(cell: &Cell) -> Option<(bool, [bool; 4])> {
+    let symbol = cell.symbol().chars().next()?;
+    let (heavy, arms) = match symbol {
+        '─' | '━' => (symbol == '━', [1, 1, 0, 0]),
+        '│' | '┃' => (symbol == '┃', [0, 0, 1, 1]),
+        '┌' | '┏' => (symbol == '┏', [0, 1, 0, 1]),
+        '┐' | '┓' => (symbol == '┓', [1, 0, 0, 1]),
+        '└' | '┗' => (symbol == '┗', [0, 1, 1, 0]),
+        '┘' | '┛' => (symbol == '┛', [1, 0, 1, 0]),
+        _ => return None,
+    };
+    Some((heavy, arms.map(|arm| arm == 1)))
 }
 
 fn escape(text: &str) -> String {
@@ -157,11 +189,13 @@ mod tests {
     fn text_is_escaped_and_coloured() {
         let mut buf = Buffer::empty(ratatui::layout::Rect::new(0, 0, 8, 2));
         buf.set_string(0, 0, "a<b & c", Style::new().fg(Color::Red));
-        buf.set_string(0, 1, "█▄", Style::new());
+        buf.set_string(0, 1, "██▄┌", Style::new());
         let svg = render(&buf);
         assert!(svg.contains("a&lt;b &amp; c"), "{svg}");
         assert!(svg.contains("fill=\"#ff6b60\""), "{svg}");
-        assert!(svg.contains("height=\"17.00\"") && svg.contains("height=\"8.50\""), "{svg}");
+        assert!(svg.contains("width=\"16.8\" height=\"17.00\""), "bars are in one piece: {svg}");
+        assert!(svg.contains("width=\"8.4\" height=\"8.50\""), "{svg}");
+        assert!(svg.contains("<path") && !svg.contains('┌'), "{svg}");
         assert!(svg.ends_with("</svg>\n"));
     }
 }

@@ -84,7 +84,11 @@ impl Theme {
             Role::Ratio => (Some(Color::Cyan), plain),
             Role::Csd => (Some(Color::Cyan), plain),
             Role::Bar => (Some(Color::Blue), plain),
-            Role::Selected => (None, plain.add_modifier(Modifier::REVERSED)),
+            // One colour for the whole row, whatever stands in it.
+            Role::Selected => (
+                Some(Color::Reset),
+                plain.add_modifier(Modifier::REVERSED).remove_modifier(Modifier::DIM | Modifier::BOLD),
+            ),
             Role::Focus => (Some(Color::Cyan), plain.add_modifier(Modifier::BOLD)),
             Role::Frame => (None, plain.add_modifier(Modifier::DIM)),
         };

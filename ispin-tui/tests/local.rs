@@ -115,7 +115,10 @@ fn a_failing_source_is_told_and_not_asked_again() {
     let mut feed = LocalFeed::new(Box::new(source), None);
     feed.poll(0);
     let updates = feed.poll(0);
-    assert!(matches!(&updates[..], [Update::Failed(why)] if why.contains("the maps are gone")), "{updates:?}");
+    assert!(
+        matches!(&updates[..], [Update::Failed(why)] if why.contains("the maps are gone")),
+        "{updates:?}"
+    );
     assert!(matches!(feed.pace(), Pace::Over));
     assert!(feed.poll(0).is_empty());
     assert_eq!(asked.lock().expect("no panic there").samples, 2);

@@ -125,6 +125,8 @@ pub fn put_cell(buf: &mut Buffer, area: Rect, x: u16, y: u16, symbol: char, styl
         && y < area.height
         && let Some(cell) = buf.cell_mut((area.x + x, area.y + y))
     {
+        // Nothing of what stood there before shines through.
+        cell.reset();
         cell.set_char(symbol).set_style(style);
     }
 }
