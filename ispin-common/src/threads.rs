@@ -87,7 +87,9 @@ impl Word {
     /// Packs the parts; `lock` and `ticket` are cut to their bits.
     #[inline(always)]
     pub const fn new(phase: Phase, lock: u32, ticket: u32, seq: u32) -> Self {
-        Self((phase as u64) << 61 | (lock as u64 & 0x1fff) << 48 | (ticket as u64 & 0xffff) << 32 | seq as u64)
+        Self(
+            (phase as u64) << 61 | (lock as u64 & 0x1fff) << 48 | (ticket as u64 & 0xffff) << 32 | seq as u64,
+        )
     }
 
     /// Bits of the phase.

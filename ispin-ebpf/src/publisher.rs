@@ -229,7 +229,16 @@ fn switch_out(row: u32, now: u64, state: u32, ticks: u32, incoming: &Incoming) -
 /// Records that a vCPU lost its pCPU in mid-episode.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "inlined; a structure would go over the small BPF stack")]
-fn record(row: u32, kernel: *mut KernelRow, cause: OutCause, ids: Ids, start: u64, end: u64, now: u64, incoming: &Incoming) {
+fn record(
+    row: u32,
+    kernel: *mut KernelRow,
+    cause: OutCause,
+    ids: Ids,
+    start: u64,
+    end: u64,
+    now: u64,
+    incoming: &Incoming,
+) {
     let Some(vcpu) = ROWS.get_ptr(row) else { return };
     // SAFETY: a pointer into ROWS; one aligned word, written by the thread that is being switched out.
     let word = Word(unsafe { read_volatile(addr_of!((*vcpu).word)) });

@@ -233,7 +233,11 @@ fn an_unseen_renewal_ends_a_deferral_when_the_deadline_expires() {
         let world = World::new(1, deadline);
         let mut me = world.vcpu(0);
         lock.lock(&mut me, 1);
-        assert!(monotonic_ns() > deadline + me.tick(), "{}: a deadline is believed for a tick", algorithm.name);
+        assert!(
+            monotonic_ns() > deadline + me.tick(),
+            "{}: a deadline is believed for a tick",
+            algorithm.name
+        );
         lock.unlock(&mut me, 1);
         // From then on the deadline has expired and is not believed any more.
         lock.lock(&mut me, 1);
