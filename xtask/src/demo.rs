@@ -127,7 +127,7 @@ fn headless_command(args: &Args) -> Result<Command> {
 
 fn dashboard_command() -> Result<Command> {
     let mut command = Command::new(program("ispin-tui")?);
-    command.args(["--source", "threads"]);
+    command.args(["--source", "threads", "--baseline", "ticket", "--leave"]);
     Ok(command)
 }
 
