@@ -3,13 +3,20 @@
 use aya_log::EbpfLogger;
 
 /// The open logs of some programs.
+#[derive(Default)]
 pub struct Diagnostics {
+    programs: Vec<u32>,
     logs: Vec<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Diagnostics {
-    /// Of the programs with these kernel-wide numbers. One that keeps no log is passed over.
-    pub fn of(programs: &[u32]) -> Self {
+    /// Opens the logs of the programs with these kernel-wide numbers, unless they are open already. What the
+    /// former programs still had to say is handed on first. A program that keeps no log is passed over.
+    pub fn follow(&mut self, programs: &[u32]) {
+        if self.programs == programs || programs.is_empty() {
+            return;
+        }
+        self.flush();
         let open = |&id: &u32| match EbpfLogger::init_from_id(id) {
             Ok(log) => Some(log),
             Err(e) => {
@@ -17,7 +24,8 @@ impl Diagnostics {
                 None
             }
         };
-        Self { logs: programs.iter().filter_map(open).collect() }
+        self.logs = programs.iter().filter_map(open).collect();
+        self.programs = programs.to_vec();
     }
 
     /// Logs what came in. It never waits, so that it can be done in the tick.

@@ -97,7 +97,7 @@ async fn observe(
     options: &Options,
 ) -> Result<Outcome> {
     let mut outputs = Outputs::begin(sinks);
-    let mut diagnostics = options.diagnostics.then(|| Diagnostics::of(&source.programs()));
+    let mut diagnostics = options.diagnostics.then(Diagnostics::default);
     let sleeper = Sleeper::new(signals, command.as_deref())?;
     let mut sessions: Vec<Snapshot> = vec![];
     let mut previous: Option<Snapshot> = None;
@@ -145,6 +145,7 @@ async fn observe(
         }
         outputs.write(previous.as_ref(), &now);
         if let Some(diagnostics) = &mut diagnostics {
+            diagnostics.follow(&source.programs());
             diagnostics.flush();
         }
         if let Some(earlier) = previous.take()

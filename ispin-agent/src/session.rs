@@ -97,6 +97,8 @@ pub struct World {
     pub maps: PublisherMapIds,
     /// Where the publisher's own counts are, see [`crate::bpf::publisher::recursion_misses`].
     pub publisher_fdinfo: PathBuf,
+    /// Kernel-wide number of the publisher, for its diagnostics.
+    pub publisher_id: u32,
 }
 
 /// Content of a session file.

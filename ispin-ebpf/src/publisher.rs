@@ -12,6 +12,7 @@ use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_tracepoint, map};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::BtfTracePointContext;
+use aya_log_ebpf::info;
 use ispin_common::incident::SwitchIncident;
 use ispin_common::slot::{Ids, NO_LIMIT, Slot, SlotPage};
 use ispin_common::threads::{
@@ -84,7 +85,10 @@ pub fn ispin_switch(ctx: BtfTracePointContext) -> i32 {
     if let Some(row) = next_row
         && row != OBSERVER_ROW
     {
-        switch_in(row, now, member!(next, OFF_POLICY), member!(next, OFF_RT_TIME_SLICE), tick_pending);
+        if switch_in(row, now, member!(next, OFF_POLICY), member!(next, OFF_RT_TIME_SLICE), tick_pending) {
+            // Once per vCPU and run: the log's ring buffer takes a lock, which an ordinary switch must not.
+            info!(&ctx, "thread {} is vCPU row {}: first quantum published", next_tid, row);
+        }
     }
     0
 }
@@ -108,10 +112,11 @@ fn slot_of(kernel: *mut KernelRow) -> Option<*mut Slot> {
     unsafe { (*page).slots.get_mut(slot as usize).map(|slot| slot as *mut Slot) }
 }
 
+/// Returns whether this was the vCPU's first dispatch.
 #[inline(always)]
-fn switch_in(row: u32, now: u64, policy: u32, ticks: u32, tick_pending: bool) {
-    let Some(kernel) = KERNEL_ROWS.get_ptr_mut(row) else { return };
-    let Some(slot) = slot_of(kernel) else { return };
+fn switch_in(row: u32, now: u64, policy: u32, ticks: u32, tick_pending: bool) -> bool {
+    let Some(kernel) = KERNEL_ROWS.get_ptr_mut(row) else { return false };
+    let Some(slot) = slot_of(kernel) else { return false };
     let end = quantum_end(now, policy, ticks, tick_pending);
     // SAFETY: pointers into this program's maps; this vCPU's slot and kernel row have one writer, the CPU
     // that switches it. Times are stored before the ids that publish them; x86-64 keeps stores in order.
@@ -130,6 +135,7 @@ fn switch_in(row: u32, now: u64, policy: u32, ticks: u32, tick_pending: bool) {
         (*kernel).dispatches += 1;
         (*kernel).ticks_in = ticks as u64;
         (*kernel).tick_pending_in = tick_pending as u64;
+        (*kernel).dispatches == 1
     }
 }
 

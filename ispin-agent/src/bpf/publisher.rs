@@ -137,6 +137,12 @@ impl Publisher {
         self.ids
     }
 
+    /// Kernel-wide number of the program.
+    pub fn program_id(&self) -> Result<u32> {
+        let program = self.bpf.program(PROGRAM).ok_or_else(|| anyhow!("no program {PROGRAM}"))?;
+        Ok(program.info()?.id())
+    }
+
     /// Where `/proc` shows the program's own counts, for [`recursion_misses`]; readable while this process
     /// lives.
     pub fn fdinfo_path(&self) -> Result<PathBuf> {

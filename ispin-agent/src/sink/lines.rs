@@ -49,7 +49,7 @@ fn lines(previous: Option<&Snapshot>, now: &Snapshot) -> String {
             |value: Option<f64>, digits: usize| value.map_or("-".into(), |v| format!("{v:.digits$}"));
         let _ = write!(
             text,
-            "{:6.1}s {:8} {:6} {:>9} acquires/s {:>7} PSP/s (LHP {:3}, LWP {:3}, harmful {:3}) {:5} deferrals, spin {:>5} %",
+            "{:6.1}s {:8} {:6} {:>9} acquires/s {:>7} PSP/s (LHP {:3}, LWP {:3}, harmful {:3}) {:5} deferrals, waiting burns {:>5} %",
             now.elapsed_ns as f64 / 1e9,
             now.source.lock,
             vm.name,

@@ -131,6 +131,10 @@ impl Source for ThreadsSource {
         "threads"
     }
 
+    fn programs(&self) -> Vec<u32> {
+        self.world.iter().map(|attached| attached.world.publisher_id).collect()
+    }
+
     fn align(&mut self, wanted_ns: u64) -> u64 {
         self.world.as_ref().map_or(wanted_ns, |world| world.align(wanted_ns))
     }

@@ -181,6 +181,7 @@ impl Hypervisor {
             vms: infos,
             maps: publisher.map_ids(),
             publisher_fdinfo: publisher.fdinfo_path()?,
+            publisher_id: publisher.program_id()?,
         });
         session.save()
     }
