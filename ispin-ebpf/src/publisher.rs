@@ -84,11 +84,10 @@ pub fn ispin_switch(ctx: BtfTracePointContext) -> i32 {
     }
     if let Some(row) = next_row
         && row != OBSERVER_ROW
+        && switch_in(row, now, member!(next, OFF_POLICY), member!(next, OFF_RT_TIME_SLICE), tick_pending)
     {
-        if switch_in(row, now, member!(next, OFF_POLICY), member!(next, OFF_RT_TIME_SLICE), tick_pending) {
-            // Once per vCPU and run: the log's ring buffer takes a lock, which an ordinary switch must not.
-            info!(&ctx, "thread {} is vCPU row {}: first quantum published", next_tid, row);
-        }
+        // Once per vCPU and run: the log's ring buffer takes a lock, which an ordinary switch must not.
+        info!(&ctx, "thread {} is vCPU row {}: first quantum published", next_tid, row);
     }
     0
 }
