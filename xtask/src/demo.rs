@@ -52,7 +52,6 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
     let results = tempfile::NamedTempFile::new().context("creating a file for the results")?;
     let turns = args.seconds.div_ceil(TURN_SECONDS);
-    let dashboard = !args.headless && std::io::stdout().is_terminal();
     let mut command = if dashboard { dashboard_command()? } else { headless_command(&args)? };
     command.arg("--").arg(program("ispin-lab")?).args(["threads", "--wait-for-observer"]);
     command.args(["--lock", &LOCKS.join(","), "--rounds", &turns.to_string()]);
