@@ -46,9 +46,13 @@ pub fn run(args: Args) -> Result<ExitCode> {
         return Ok(CANNOT_START.into());
     }
     let mode = setup::ensure_bpf_object()?;
-    let packages =
-        ["build", "--release", "--locked", "-p", "ispin-agent", "-p", "ispin-lab", "-p", "ispin-tui"];
-    process::run(process::cargo(&packages)?.env(MODE_VARIABLE, mode))?;
+    let dashboard = !args.headless && std::io::stdout().is_terminal();
+    let mut build =
+        process::cargo(&["build", "--release", "--locked", "-p", "ispin-agent", "-p", "ispin-lab"])?;
+    if dashboard {
+        build.args(["-p", "ispin-tui"]);
+    }
+    process::run(build.env(MODE_VARIABLE, mode))?;
 
     let results = tempfile::NamedTempFile::new().context("creating a file for the results")?;
     let turns = args.seconds.div_ceil(TURN_SECONDS);
