@@ -11,9 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::locks;
 use crate::workload::{Times, nanoseconds};
 
-/// Critical section duration estimate of the threads world, ns: above the 10 us that the benchmark holds its
-/// lock and above the 50 to 100 us for which interrupts, and the hypervisor that the whole machine may be a guest
-/// of, take a CPU away many times a second. The paper's 2^14 cycles are not (docs/results.md).
+/// Critical section duration estimate of the threads world, ns. Far above the 10 us that the benchmark holds its
+/// lock, because holds are stretched by whatever else takes a CPU; the paper's 2^14 convoys (docs/results.md).
 pub const DEFAULT_CSD_NS: u64 = 1 << 17;
 
 /// One run of the micro-benchmark in the threads world.
