@@ -3,6 +3,7 @@
 
 pub mod locks;
 pub mod matrix;
+pub mod noise;
 pub mod overhead;
 pub mod threads;
 pub mod vcpu;

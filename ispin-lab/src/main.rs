@@ -9,11 +9,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ispin_agent::bpf::btf::KERNEL_BTF;
 use ispin_lab::matrix::{self, Experiment, ResultFile};
+use ispin_lab::noise;
 use ispin_lab::overhead;
 use ispin_lab::threads::hypervisor::Hypervisor;
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
+use ispin_lab::workload::nanoseconds;
 
 /// Runs spinlocks in virtual machines of several kinds and measures lock holder and waiter preemption.
 #[derive(Parser)]
@@ -73,6 +75,24 @@ enum Cmd {
         #[command(flatten)]
         options: RunOptions,
     },
+    /// What stops real-time threads although nothing preempts them; how many convoys that should seed (needs root)
+    Noise {
+        /// pCPUs to measure; 0 = all that this process may use
+        #[arg(long, default_value_t = 2)]
+        pcpus: u32,
+        /// Length of the measurement in seconds
+        #[arg(long, default_value_t = 8.0)]
+        seconds: f64,
+        /// Quantum of the forecast in milliseconds
+        #[arg(long, default_value_t = 8)]
+        slice_ms: u32,
+        /// Critical section duration estimates of the forecast, with unit
+        #[arg(long, value_delimiter = ',', default_value = "16384ns,131072ns,1048576ns", value_parser = nanoseconds)]
+        csd: Vec<u64>,
+        /// Print JSON instead of tables
+        #[arg(long)]
+        json: bool,
+    },
     #[command(hide = true)]
     VmProcess,
 }
@@ -115,6 +135,12 @@ fn run(cli: Cli) -> Result<()> {
             let mut hypervisor = Hypervisor::new(cli.btf, interrupted_by_signals()?, false)?;
             let overhead = overhead::measure(&mut hypervisor, &lock, &options, pairs)?;
             println!("{}", serde_json::to_string_pretty(&overhead)?);
+            Ok(())
+        }
+        Cmd::Noise { pcpus, seconds, slice_ms, csd, json } => {
+            let noise = noise::measure(pcpus, seconds, slice_ms, &csd, &interrupted_by_signals()?)?;
+            let text = if json { serde_json::to_string_pretty(&noise)? } else { noise::tables(&noise) };
+            println!("{text}");
             Ok(())
         }
         Cmd::Threads { lock, rounds, json, wait_for_observer, quiet, options } => {
