@@ -5,6 +5,7 @@
 
 use ispin_common::counters::Counters;
 use ispin_common::histogram::{Histogram, NR_BUCKETS};
+use ispin_common::table::Row;
 use serde::{Deserialize, Serialize};
 
 /// State of the observed world at one moment.
@@ -256,6 +257,26 @@ pub struct TableRow {
     pub lwp_harmful: u64,
     /// How long the lock stood free because of them.
     pub idle_cycles: u64,
+}
+
+impl TableRow {
+    /// The totals in `row`, whose key is called `name`.
+    pub fn new(name: String, row: &Row) -> Self {
+        Self {
+            name,
+            key: row.key,
+            acquires: row.acquires,
+            contended: row.contended,
+            deferrals: row.deferrals,
+            wait_cycles: row.wait_cycles,
+            spin_cycles: row.spin_cycles,
+            hold_cycles: row.hold_cycles,
+            lhp: row.lhp,
+            lwp: row.lwp,
+            lwp_harmful: row.lwp_harmful,
+            idle_cycles: row.idle_cycles,
+        }
+    }
 }
 
 /// One problematic spin preemption, for the log and the timeline.

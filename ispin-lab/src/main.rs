@@ -138,7 +138,8 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Cmd::Noise { pcpus, seconds, slice_ms, csd, json } => {
-            let noise = noise::measure(pcpus, seconds, slice_ms, &csd, &interrupted_by_signals()?)?;
+            let interrupted = interrupted_by_signals()?;
+            let noise = noise::measure(pcpus, seconds, slice_ms, &csd, &interrupted)?;
             let text = if json { serde_json::to_string_pretty(&noise)? } else { noise::tables(&noise) };
             println!("{text}");
             Ok(())

@@ -6,7 +6,6 @@
 //! `update_rq_clock_task`). No informed lock can foresee such a gap, and one that covers the end of a holder's quantum
 //! seeds a convoy.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use anyhow::{Result, anyhow, bail};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
+use crate::threads::options::{DEFAULT_HOST_EVERY_MS, DEFAULT_HOST_MS};
 use crate::threads::scheduling::{Policy, VCPU_PRIORITY, bind, choose_cpus, set_policy};
 use crate::vcpu::monotonic_ns;
 
@@ -21,11 +21,12 @@ use crate::vcpu::monotonic_ns;
 const SHORTEST_NS: u64 = 20_000;
 /// Lower bounds of the classes of gaps, ns.
 const CLASSES: [u64; 7] = [SHORTEST_NS, 50_000, 100_000, 200_000, 500_000, 1_000_000, 4_000_000];
-/// How long a thread spins before the machine's other work gets its share, and how long that lasts: as the threads
-/// world's host windows, so that the fair server has no reason to step in.
-const SPIN_NS: u64 = 92_000_000;
-const SHARE: Duration = Duration::from_millis(8);
-/// Gaps kept per pCPU; more than that many are a machine that does little else.
+/// The machine's other work gets its share as in the threads world's host windows, so that the fair server has no
+/// reason to step in.
+const SHARE: Duration = Duration::from_millis(DEFAULT_HOST_MS as u64);
+/// How long a thread spins between two shares.
+const SPIN: Duration = Duration::from_millis((DEFAULT_HOST_EVERY_MS - DEFAULT_HOST_MS) as u64);
+/// Gaps kept per pCPU; what comes after them is counted.
 const MOST_GAPS: usize = 1 << 20;
 
 /// A stretch of time in which a spinning thread did not come round. Times in ns.
@@ -68,6 +69,8 @@ pub struct Noise {
     pub pcpus: usize,
     /// Seconds of spinning, all pCPUs together.
     pub cpu_seconds: f64,
+    /// Gaps that found no room: in neither the classes nor the forecast.
+    pub dropped: u64,
     /// The gaps by length.
     pub classes: Vec<Class>,
     /// Convoys that gaps should seed each second, for each csd asked for.
@@ -85,13 +88,21 @@ pub struct Forecast {
     pub seeds_per_s: f64,
 }
 
-/// Spins for `seconds` on `pcpus` pCPUs (0 = all) and says what it saw.
+/// What one thread saw.
+#[derive(Default)]
+struct Seen {
+    gaps: Vec<Gap>,
+    dropped: u64,
+    spun_ns: u64,
+}
+
+/// Spins for `seconds` on `pcpus` pCPUs (0 = all), or until `interrupted`, and says what it saw.
 pub fn measure(
     pcpus: u32,
     seconds: f64,
     slice_ms: u32,
     csds: &[u64],
-    interrupted: &Arc<AtomicBool>,
+    interrupted: &AtomicBool,
 ) -> Result<Noise> {
     if !(seconds > 0.0 && seconds <= 600.0) {
         bail!("--seconds {seconds}: more than 0 and at most 600");
@@ -100,48 +111,53 @@ pub fn measure(
         bail!("--slice-ms 0: at least 1");
     }
     let cpus = choose_cpus(pcpus)?;
-    let outcomes = std::thread::scope(|scope| {
+    let seen = std::thread::scope(|scope| {
         let spinners: Vec<_> =
             cpus.iter().map(|&cpu| scope.spawn(move || spin(cpu, seconds, interrupted))).collect();
         spinners
             .into_iter()
             .map(|s| s.join().map_err(|_| anyhow!("a measuring thread panicked"))?)
-            .collect::<Result<Vec<_>>>()
+            .collect::<Result<Vec<Seen>>>()
     })?;
-    if interrupted.load(Ordering::Relaxed) {
-        bail!("interrupted");
+    let spun_ns: u64 = seen.iter().map(|s| s.spun_ns).sum();
+    if spun_ns == 0 {
+        bail!("interrupted before anything was measured");
     }
-    let spun: u64 = outcomes.iter().map(|o| o.1).sum();
-    let gaps: Vec<Gap> = outcomes.into_iter().flat_map(|o| o.0).collect();
-    Ok(summary(&gaps, cpus.len(), spun as f64 / 1e9, slice_ms, csds))
+    let dropped = seen.iter().map(|s| s.dropped).sum();
+    let gaps: Vec<Gap> = seen.into_iter().flat_map(|s| s.gaps).collect();
+    Ok(Noise { dropped, ..summary(&gaps, cpus.len(), spun_ns as f64 / 1e9, slice_ms, csds) })
 }
 
-/// The gaps that a thread on `cpu` sees, and how long it spun, ns.
-fn spin(cpu: usize, seconds: f64, interrupted: &AtomicBool) -> Result<(Vec<Gap>, u64)> {
+fn spin(cpu: usize, seconds: f64, interrupted: &AtomicBool) -> Result<Seen> {
     bind(&[cpu])?;
     set_policy(Policy::Fifo, VCPU_PRIORITY)?;
-    let mut gaps = vec![];
-    let mut spun = 0;
+    let mut seen = Seen::default();
     let end = monotonic_ns() + (seconds * 1e9) as u64;
     while monotonic_ns() < end && !interrupted.load(Ordering::Relaxed) {
         let begin = monotonic_ns();
+        let share = end.min(begin + SPIN.as_nanos() as u64);
         let mut switches = involuntary_switches();
-        while monotonic_ns() - begin < SPIN_NS {
+        while monotonic_ns() < share {
             let (wall, cpu_time) = (monotonic_ns(), cpu_time_ns());
             for _ in 0..100 {
                 std::hint::spin_loop();
             }
             let gap = monotonic_ns() - wall;
-            if gap >= SHORTEST_NS && gaps.len() < MOST_GAPS {
-                let now = involuntary_switches();
-                gaps.push(Gap { wall: gap, cpu: cpu_time_ns() - cpu_time, switched: now != switches });
-                switches = now;
+            if gap < SHORTEST_NS {
+                continue;
             }
+            if seen.gaps.len() == MOST_GAPS {
+                seen.dropped += 1;
+                continue;
+            }
+            let now = involuntary_switches();
+            seen.gaps.push(Gap { wall: gap, cpu: cpu_time_ns() - cpu_time, switched: now != switches });
+            switches = now;
         }
-        spun += monotonic_ns() - begin;
+        seen.spun_ns += monotonic_ns() - begin;
         std::thread::sleep(SHARE);
     }
-    Ok((gaps, spun))
+    Ok(seen)
 }
 
 fn cpu_time_ns() -> u64 {
@@ -157,8 +173,9 @@ fn involuntary_switches() -> i64 {
     usage.ru_nivcsw
 }
 
-/// Gaps in classes, and the forecast: a holder that took its ticket at the last permitted moment has `2 * csd` left
-/// (it and one before it), so a gap seeds a convoy if it begins within its length less that of the quantum's end.
+/// Gaps in classes, and the forecast. With one vCPU before it, a holder has at least `2 * csd` left when it takes its
+/// ticket. So a gap seeds a convoy if it begins with more than that and less than its own length to go to the end of the
+/// quantum.
 fn summary(gaps: &[Gap], pcpus: usize, cpu_seconds: f64, slice_ms: u32, csds: &[u64]) -> Noise {
     let upper = |i: usize| CLASSES.get(i + 1).copied().unwrap_or(u64::MAX);
     let classes = CLASSES
@@ -184,7 +201,7 @@ fn summary(gaps: &[Gap], pcpus: usize, cpu_seconds: f64, slice_ms: u32, csds: &[
             Forecast { csd, slice_ms, seeds_per_s: quanta / cpu_seconds * pcpus as f64 }
         })
         .collect();
-    Noise { pcpus, cpu_seconds, classes, forecast }
+    Noise { pcpus, cpu_seconds, dropped: 0, classes, forecast }
 }
 
 /// The measurement as tables for people.
@@ -211,9 +228,10 @@ pub fn tables(noise: &Noise) -> String {
     }
     let style = tabled::settings::Style::markdown();
     format!(
-        "{} pCPUs, {:.1} CPU-seconds of spinning\n\n{}\n\n{}",
+        "{} pCPUs, {:.1} CPU-seconds of spinning, {} gaps dropped\n\n{}\n\n{}",
         noise.pcpus,
         noise.cpu_seconds,
+        noise.dropped,
         gaps.build().with(style.clone()),
         forecast.build().with(style)
     )

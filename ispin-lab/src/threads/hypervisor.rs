@@ -1,27 +1,26 @@
-//! One run of the threads world: publisher, VM processes, barrier, host windows, end.
+//! One run of the threads world, from the start of the publisher to its end.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use ispin_agent::bpf::publisher::{Publisher, RunTime, run_time};
 use ispin_agent::session::{ProcessId, VmInfo, World};
-use ispin_common::counters::Counters;
-use ispin_common::slot::{Ids, SlotHeader, TimeUnit};
+use ispin_common::slot::{SlotHeader, TimeUnit};
 use ispin_common::threads::{GATE_RUN, GATE_STOP, KernelRow};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::calibrate::{self, Tick};
+use super::host_windows::HostWindows;
 use super::machine::Machine;
 use super::options::RunOptions;
-use super::result::{RunResult, mean_and_sd};
+use super::result::RunResult;
 use super::scheduling::{HYPERVISOR_PRIORITY, Policy, choose_cpus, set_policy};
-use super::vm_process::{Finished, Started, ThreadResult, VmConfig};
+use super::totals::Totals;
+use super::vm_process::{Started, VmConfig};
+use super::vms::Vms;
 use crate::vcpu::monotonic_ns;
 use crate::workload;
 
@@ -165,7 +164,7 @@ impl Hypervisor {
                 name: format!("vm{i}"),
                 page: i as u32,
                 rows: (first..first + options.vcpus).collect(),
-                process: Some(ProcessId::of(vm.child.id() as i32)?),
+                process: Some(ProcessId::of(vm.pid())?),
             });
         }
         let session = self.machine.session();
@@ -302,251 +301,9 @@ impl Hypervisor {
     }
 }
 
-/// When the host's windows begin.
-struct HostWindows {
-    /// Begin of the next one, `CLOCK_MONOTONIC` ns; 0 = none.
-    next: u64,
-    every: u64,
-    length: u64,
-    /// End of the run.
-    end: u64,
-}
-
-impl HostWindows {
-    fn new(options: &RunOptions, begin: u64, end: u64) -> Self {
-        let every = u64::from(options.host_every_ms) * 1_000_000;
-        let mut windows = Self { next: begin, every, length: u64::from(options.host_ms) * 1_000_000, end };
-        windows.advance(begin);
-        windows
-    }
-
-    /// To the first window after `now` that is over before the run is.
-    fn advance(&mut self, now: u64) {
-        while self.next <= now && self.every != 0 {
-            self.next += self.every;
-        }
-        if self.every == 0 || self.next + self.length > self.end {
-            self.next = 0;
-            self.every = 0;
-        }
-    }
-}
-
 fn sleep_until(ns: u64) {
     let at =
         rustix::time::Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
     // An interrupted sleep is as good: the caller looks at the clock and at the signal flag.
     let _ = rustix::thread::clock_nanosleep_absolute(rustix::thread::ClockId::Monotonic, &at);
-}
-
-/// The VM processes of a run. Dropping ends them.
-#[derive(Default)]
-struct Vms {
-    running: Vec<Vm>,
-}
-
-struct Vm {
-    child: Child,
-    stdin: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    first_row: u32,
-}
-
-impl Vm {
-    fn read_answer<T: serde::de::DeserializeOwned>(&mut self) -> Result<T> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).context("reading a VM's answer")?;
-        if line.is_empty() {
-            let status = self.child.wait().context("waiting for a VM")?;
-            bail!("a VM ended with {status} before it answered; its message is above");
-        }
-        serde_json::from_str(&line).with_context(|| format!("a VM answered `{}`", line.trim()))
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
-            // A VM that has just ended cannot be signalled; its end is seen elsewhere.
-            let _ = kill_process(pid, signal);
-        }
-    }
-}
-
-impl Vms {
-    fn start(&mut self, config: VmConfig) -> Result<()> {
-        let program = std::env::current_exe().context("finding this program's own file")?;
-        let mut child = Command::new(program)
-            .arg("vm-process")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting a VM process")?;
-        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            bail!("a VM process has no pipes");
-        };
-        let first_row = config.first_row;
-        let mut line = serde_json::to_vec(&config)?;
-        line.push(b'\n');
-        let told = stdin.write_all(&line).context("configuring a VM process");
-        self.running.push(Vm { child, stdin, answers: BufReader::new(stdout), first_row });
-        told
-    }
-
-    /// Opens the start barriers.
-    fn go(&mut self) -> Result<()> {
-        self.running.iter_mut().try_for_each(|vm| vm.stdin.write_all(b"\n")).context("starting a VM")
-    }
-
-    fn all_ended(&mut self) -> Result<bool> {
-        for vm in &mut self.running {
-            if vm.child.try_wait().context("waiting for a VM")?.is_none() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn finish(&mut self) -> Result<Vec<Vec<ThreadResult>>> {
-        self.running.iter_mut().map(|vm| vm.read_answer::<Finished>().map(|f| f.threads)).collect()
-    }
-
-    fn pause(&self) {
-        self.running.iter().for_each(|vm| vm.signal(Signal::STOP));
-    }
-
-    fn resume(&self) {
-        self.running.iter().for_each(|vm| vm.signal(Signal::CONT));
-    }
-}
-
-impl Drop for Vms {
-    fn drop(&mut self) {
-        for vm in &mut self.running {
-            // Kills a paused process too. One that has ended and was waited for is left alone by `kill`.
-            let _ = vm.child.kill();
-            let _ = vm.child.wait();
-        }
-    }
-}
-
-/// What the shared memory says at one moment, summed over all vCPUs.
-#[derive(Clone, Default)]
-struct Totals {
-    counters: Counters,
-    kernel: KernelRow,
-    slices: u64,
-}
-
-impl Totals {
-    fn read(publisher: &Publisher, options: &RunOptions) -> Result<Self> {
-        let mut totals = Self::default();
-        for i in 0..options.vms * options.vcpus {
-            let (vm, vcpu) = (i / options.vcpus, i % options.vcpus);
-            let (Some(row), Some(kernel), Some(page)) = (
-                publisher.maps.rows.get(i as usize),
-                publisher.maps.kernel_rows.get(i as usize),
-                publisher.maps.slot_pages.get(vm as usize),
-            ) else {
-                bail!("the publisher's maps have no vCPU {i}");
-            };
-            // SAFETY: mapped; values in mid-update are read at the beginning or end of a run only.
-            unsafe {
-                totals.counters.merge(&read_volatile(addr_of!((*row).classifier.counters)));
-                let k = read_volatile(kernel);
-                totals.kernel.on_ns += k.on_ns;
-                totals.kernel.waiters += k.waiters;
-                totals.kernel.holders += k.holders;
-                totals.kernel.edges += k.edges;
-                totals.kernel.early += k.early;
-                totals.kernel.outs.iter_mut().zip(k.outs).for_each(|(a, b)| *a += b);
-                let ids = read_volatile(addr_of!((*page).slots[vcpu as usize].ids));
-                totals.slices += u64::from(Ids(ids).slice_id());
-            }
-        }
-        Ok(totals)
-    }
-
-    fn since(mut self, earlier: &Self) -> Self {
-        self.counters = self.counters.since(&earlier.counters);
-        let (k, e) = (&mut self.kernel, &earlier.kernel);
-        k.on_ns -= e.on_ns;
-        k.waiters -= e.waiters;
-        k.holders -= e.holders;
-        k.edges -= e.edges;
-        k.early -= e.early;
-        k.outs.iter_mut().zip(e.outs).for_each(|(a, b)| *a -= b);
-        self.slices -= earlier.slices;
-        self
-    }
-
-    fn result(
-        &self,
-        lock: &str,
-        options: &RunOptions,
-        pcpus: usize,
-        seconds: f64,
-        threads: &[Vec<ThreadResult>],
-    ) -> RunResult {
-        let (c, k) = (&self.counters, &self.kernel);
-        let operations: Vec<u64> = threads.iter().flatten().map(|t| t.operations).collect();
-        let times: Vec<f64> = threads.iter().flatten().map(|t| t.elapsed_ns as f64 / 1e9).collect();
-        let acquisitions: u64 = operations.iter().sum();
-        let (thread_time_mean, thread_time_sd) = mean_and_sd(&times);
-        let psp = c.psp();
-        let operations_min = operations.iter().min().copied().unwrap_or(0);
-        let operations_max = operations.iter().max().copied().unwrap_or(0);
-        RunResult {
-            lock: lock.to_string(),
-            vms: options.vms,
-            vcpus: options.vcpus,
-            pcpus: pcpus as u32,
-            slice_ms: options.slice_ms,
-            csd: options.csd,
-            hold: options.hold.to_string(),
-            gap: options.gap.to_string(),
-            host_every_ms: options.host_every_ms,
-            host_ms: options.host_ms,
-            seed: options.seed,
-            repeat: 1,
-            seconds,
-            acquisitions,
-            acquisitions_per_s: ratio(acquisitions as f64, seconds),
-            lhp: c.lhp,
-            lhp_preempted: c.lhp_preempted,
-            lwp: c.lwp,
-            lwp_preempted: c.lwp_preempted,
-            lwp_blocked: c.lwp_blocked,
-            lwp_harmful: c.lwp_harmful,
-            idle_cycles: c.idle_cycles,
-            psp,
-            psp_per_s: ratio(psp as f64, seconds),
-            psp_per_quantum: ratio(psp as f64, self.slices as f64),
-            psp_per_million: ratio(psp as f64 * 1e6, acquisitions as f64),
-            slices: self.slices,
-            deferrals: c.deferrals,
-            spin_pct: 100.0 * ratio((c.spin_cycles + c.defer_spin_cycles) as f64, k.on_ns as f64),
-            lql_mean: ratio(c.lql_sum as f64, c.takes as f64),
-            lql_max: c.lql_max,
-            expired: c.expired,
-            unslotted: c.unslotted,
-            unpaired: c.unpaired(),
-            kernel_holders: k.holders,
-            kernel_waiters: k.waiters,
-            kernel_edges: k.edges,
-            out_quantum: k.outs[0],
-            out_observer: k.outs[1],
-            out_host: k.outs[2],
-            out_blocked: k.outs[3],
-            out_yielded: k.outs[4],
-            early: k.early,
-            thread_time_mean,
-            thread_time_sd,
-            fairness: ratio(operations_min as f64, operations_max as f64),
-            operations_min,
-            operations_max,
-        }
-    }
-}
-
-fn ratio(a: f64, b: f64) -> f64 {
-    if b > 0.0 { a / b } else { 0.0 }
 }

@@ -5,16 +5,22 @@
 //! |---|---|
 //! | [`options`] | what one run is, on the command line and in experiment files |
 //! | [`machine`] | what is changed on the machine, and putting it back |
-//! | [`hypervisor`] | one run: publisher, VM processes, barrier, host windows, end |
+//! | [`hypervisor`] | one run, from the start of the publisher to its end |
+//! | `host_windows` | when the VMs are paused for the machine's other work |
+//! | `vms` | the VM processes of a run, seen from the hypervisor |
+//! | `totals` | what was counted in a run, summed up |
 //! | [`calibrate`] | phase of the scheduler's tick |
 //! | [`vm_process`] | the process that is a VM |
 //! | [`scheduling`] | policies, priorities and CPU sets of threads |
 //! | [`result`] | what a run gives |
 
 pub mod calibrate;
+mod host_windows;
 pub mod hypervisor;
 pub mod machine;
 pub mod options;
 pub mod result;
 pub mod scheduling;
+mod totals;
 pub mod vm_process;
+mod vms;

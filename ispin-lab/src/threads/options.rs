@@ -16,6 +16,11 @@ use crate::workload::{Times, nanoseconds};
 /// machine's hypervisor takes its pCPU (`ispin-lab noise`; docs/results.md, "csd").
 pub const DEFAULT_CSD_NS: u64 = 1 << 20;
 
+/// From one host window to the next, ms.
+pub const DEFAULT_HOST_EVERY_MS: u32 = 100;
+/// Length of a host window, ms.
+pub const DEFAULT_HOST_MS: u32 = 8;
+
 /// One run of the micro-benchmark in the threads world.
 #[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,10 +55,10 @@ pub struct RunOptions {
     pub accesses: u64,
     /// Every so many milliseconds the hypervisor pauses the VMs, announced as an end of quantum, so that the
     /// machine's other work (the observer's too) gets its share; 0 = never
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = DEFAULT_HOST_EVERY_MS)]
     pub host_every_ms: u32,
     /// Length of such a host window in milliseconds
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = DEFAULT_HOST_MS)]
     pub host_ms: u32,
     /// Do not feed the classifiers: measures what observation costs
     #[arg(long)]
@@ -75,8 +80,8 @@ impl Default for RunOptions {
             hold: Times::Fixed(10_000),
             gap: Times::Fixed(10_000),
             accesses: 0,
-            host_every_ms: 100,
-            host_ms: 8,
+            host_every_ms: DEFAULT_HOST_EVERY_MS,
+            host_ms: DEFAULT_HOST_MS,
             untraced: false,
             seed: 1,
         }
@@ -142,5 +147,23 @@ mod time_with_unit {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
         crate::workload::nanoseconds(&String::deserialize(d)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: RunOptions,
+    }
+
+    #[test]
+    fn the_command_line_and_experiment_files_have_the_same_defaults() {
+        assert_eq!(Line::parse_from(["run"]).options, RunOptions::default());
     }
 }

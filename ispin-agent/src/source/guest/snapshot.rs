@@ -67,26 +67,10 @@ impl Guest {
     }
 
     fn table(&self, rows: BTreeMap<u64, Row>) -> Vec<TableRow> {
-        let mut rows: Vec<TableRow> = rows.into_values().map(|row| self.table_row(&row)).collect();
+        let named = |row: Row| TableRow::new(self.names.of(row.key), &row);
+        let mut rows: Vec<TableRow> = rows.into_values().map(named).collect();
         rows.sort_by(|a, b| b.wait_cycles.cmp(&a.wait_cycles).then_with(|| b.acquires.cmp(&a.acquires)));
         rows
-    }
-
-    fn table_row(&self, row: &Row) -> TableRow {
-        TableRow {
-            name: self.names.of(row.key),
-            key: row.key,
-            acquires: row.acquires,
-            contended: row.contended,
-            deferrals: row.deferrals,
-            wait_cycles: row.wait_cycles,
-            spin_cycles: row.spin_cycles,
-            hold_cycles: row.hold_cycles,
-            lhp: row.lhp,
-            lwp: row.lwp,
-            lwp_harmful: row.lwp_harmful,
-            idle_cycles: row.idle_cycles,
-        }
     }
 
     fn record(&self, incident: &Incident, all: &[Incident], csd: u64) -> IncidentRecord {
