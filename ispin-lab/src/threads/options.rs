@@ -12,8 +12,8 @@ use crate::locks;
 use crate::workload::{Times, nanoseconds};
 
 /// Critical section duration estimate of the threads world, ns. Far above the 10 us that the benchmark holds its
-/// lock, because it has to cover how long a holder can be away without notice: on a virtual machine, as long as that
-/// machine's hypervisor takes its pCPU (`ispin-lab noise`; docs/results.md, "csd").
+/// lock, because it has to cover how long a holder can be away without notice (`ispin-lab noise`;
+/// docs/results.md, "csd").
 pub const DEFAULT_CSD_NS: u64 = 1 << 20;
 
 /// From one host window to the next, ms.
