@@ -52,6 +52,8 @@ enum Op {
     Irqsave,
     /// `spin_trylock` until it succeeds
     Trylock,
+    /// No lock at all: shows that the load notices
+    None,
 }
 
 impl Op {
@@ -60,6 +62,7 @@ impl Op {
             Self::Spin => "spin",
             Self::Irqsave => "irqsave",
             Self::Trylock => "trylock",
+            Self::None => "none",
         }
     }
 }

@@ -37,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 #[derive(Args, Clone, Debug)]
 struct Options {
     /// Size of the text in MB (10^6 bytes)
-    #[arg(long, value_name = "MB", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "MB", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4096))]
     megabytes: u32,
     /// Size of the blocks that are shared out to threads, in units of 100 kB
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9))]
