@@ -75,13 +75,8 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     };
     let cycles: BTreeMap<&str, Pair> = found.op.iter().map(|(op, c)| (op.as_str(), per_pair(*c))).collect();
     let spin = cycles.get("spin").context("the module did not measure spin_lock")?;
-    let report = Report {
-        operations: found.pairs * found.op.len() as u64,
-        elapsed: Duration::from_nanos(found.elapsed_ns),
-        value: Some(spin.least),
-        per_thread: None,
-        details: Default::default(),
-    };
+    let report = Report::new(found.pairs * found.op.len() as u64, Duration::from_nanos(found.elapsed_ns));
+    let report = report.value(spin.least).threads(1);
     let cycles = serde_json::to_value(&cycles)?;
     let empty = found.empty.least as f64 / found.batch as f64;
     Ok(report.with("cycles", cycles).with("loop_cycles", empty).with("cpu", options.cpu))
