@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Workload;
 use super::kit::micro_module::{self, MODULE};
-use super::kit::report::Report;
+use super::kit::report::{Report, broken};
 use super::kit::setup::Setup;
 
 pub(super) const WORKLOAD: Workload = Workload {
@@ -38,6 +38,8 @@ struct Found {
     elapsed_ns: u64,
     pairs: u64,
     batch: u64,
+    complete: bool,
+    consistent: bool,
     /// The loop alone.
     empty: Cycles,
     op: BTreeMap<String, Cycles>,
@@ -64,9 +66,15 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     WORKLOAD.check_needs(setup)?;
     let options = Options::from_arg_matches(matches)?;
     let pairs = setup.operations.unwrap_or(DEFAULT_PAIRS);
-    let found: Found = micro_module::run(setup, &format!("mode=pairs pairs={pairs} cpu={}", options.cpu))?;
-    if found.pairs == 0 || found.batch == 0 {
-        bail!("the module measured no pair");
+    let found: Found = micro_module::run(
+        setup,
+        &format!("mode=pairs pairs={pairs} ms={} cpu={}", setup.time.as_millis().max(1), options.cpu),
+    )?;
+    if !found.consistent {
+        broken!("spin_trylock of a free lock failed");
+    }
+    if !found.complete || found.pairs == 0 || found.batch == 0 {
+        bail!("{pairs} pairs took more than {:?}: raise --seconds", setup.time);
     }
     // The loop can cost more than a pair only by an accident of measurement; shown as it is.
     let per_pair = |cycles: Cycles| Pair {
