@@ -39,10 +39,10 @@ const LIMIT: Duration = Duration::from_secs(600);
 #[derive(Args, Clone, Debug)]
 struct Options {
     /// C files in the program
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=5000))]
     files: u32,
     /// Functions in each of them
-    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=200))]
     functions: u32,
 }
 

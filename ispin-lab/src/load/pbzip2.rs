@@ -51,7 +51,7 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     let plain = scratch.path().join("text");
     let length = u64::from(options.megabytes) * 1_000_000;
     let mut out = BufWriter::new(File::create(&plain).context("creating the text")?);
-    Text::new(setup.seed).write(length, &mut out)?;
+    Text::new(setup.seed).write(length, &mut out, || setup.signals.check())?;
     out.flush().context("writing the text: give the guest more memory")?;
     drop(out);
     let start = Instant::now();
@@ -93,7 +93,7 @@ fn check(setup: &Setup, folder: &Path, length: u64) -> Result<u64> {
     }
     let file = BufReader::new(File::open(&unpacked).context("opening the unpacked text")?);
     let mut difference = Difference::new(file);
-    Text::new(setup.seed).write(length, &mut difference)?;
+    Text::new(setup.seed).write(length, &mut difference, || setup.signals.check())?;
     if let Some(offset) = difference.first() {
         broken!("what came back differs from what was compressed, from byte {offset} on");
     }
