@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef ISPIN_MICRO_H
+#define ISPIN_MICRO_H
+
+#include <linux/atomic.h>
+#include <linux/cache.h>
+#include <linux/completion.h>
+#include <linux/seq_file.h>
+#include <linux/spinlock.h>
+#include <linux/types.h>
+
+enum micro_mode { MODE_CONTEND, MODE_PAIRS, NR_MODES };
+
+enum micro_op { OP_SPIN, OP_IRQSAVE, OP_TRYLOCK, NR_OPS };
+
+/* What is written to "run". */
+struct params {
+	unsigned long mode;
+	unsigned long threads;
+	unsigned long ms;	/* length of the run, or its limit */
+	unsigned long accesses;	/* of each thread; 0: no limit */
+	unsigned long hold;	/* turns of pause() inside the lock */
+	unsigned long gap;	/* turns of pause() between two accesses */
+	unsigned long words;	/* size of the memory area */
+	unsigned long op;
+	unsigned long shared;	/* one lock for all threads */
+	unsigned long nested;	/* a second lock, common to all threads, inside the first */
+	unsigned long pairs;	/* mode=pairs: how many */
+	unsigned long cpu;	/* mode=pairs: where */
+};
+
+extern const char * const mode_names[NR_MODES];
+extern const char * const op_names[NR_OPS];
+
+/* What the lock protects. */
+struct area {
+	spinlock_t lock;	/* protects all below */
+	u64 counter;		/* accesses */
+	u64 overlaps;		/* accesses that met another thread inside */
+	u64 torn;		/* accesses that found an array half-changed */
+	struct worker *inside;
+	u64 *word;
+} ____cacheline_aligned_in_smp;
+
+struct worker {
+	struct run *run;
+	struct area *area;
+	struct task_struct *task;
+	unsigned int cpu;
+	u64 accesses;
+	u64 failed;		/* trylocks that did not get the lock */
+	u64 ns;
+} ____cacheline_aligned_in_smp;
+
+struct cycles {
+	u64 total;		/* of all batches */
+	u64 least;		/* of the quickest one */
+};
+
+struct run {
+	struct params p;
+	struct completion go;
+	struct completion done;
+	atomic_t running;
+	bool stop;
+	u64 elapsed;
+
+	struct worker *workers;	/* mode=contend */
+	struct area *areas;
+	unsigned int nr_areas;
+	spinlock_t inner;	/* protects inner_counter */
+	u64 inner_counter;
+
+	u64 pairs;		/* mode=pairs: measured of each operation */
+	bool trylock_failed;
+	struct cycles empty;
+	struct cycles op[NR_OPS];
+};
+
+/* params.c */
+int parse_params(struct params *p, char *line);
+
+/* contend.c */
+void contend(struct worker *w);
+void print_contend(struct seq_file *m, struct run *run);
+
+/* pairs.c */
+void measure_pairs(struct worker *w);
+void print_pairs(struct seq_file *m, struct run *run);
+
+#endif
