@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ispin_agent::command::{Child, GRACE, Output, describe};
@@ -49,6 +49,7 @@ impl Steps<'_> {
             job.environment.iter().map(|(name, value)| (*name, Path::new(value))).collect();
         let mut child = Child::spawn(&job.program, &job.arguments, &environment, Output::Keep)
             .with_context(|| job.what.to_owned())?;
+        let begin = Instant::now();
         loop {
             if let Some(signal) = self.signals.take() {
                 child.end(libc::SIGTERM, GRACE)?;
@@ -67,7 +68,7 @@ impl Steps<'_> {
                 ),
                 None => {
                     if let Some(line) = said.lines().rev().map(str::trim).find(|line| !line.is_empty()) {
-                        self.progress.detail(line);
+                        self.progress.detail(&format!("{} s, {line}", begin.elapsed().as_secs()));
                     }
                 }
             }
