@@ -19,7 +19,7 @@ use crate::diagnostics::Diagnostics;
 use crate::interval::same_session;
 use crate::model::Snapshot;
 use crate::signals::Signals;
-use crate::sink::{Sink, reader_gone};
+use crate::sink::{Outputs, Sink};
 use crate::source::{Pace, Source};
 
 /// Time between two snapshots of a live source, unless told.
@@ -223,54 +223,6 @@ async fn ready(fd: &AsyncFd<OwnedFd>, mut check: impl FnMut() -> Result<Option<W
             return Ok(wake);
         }
         fd.readable().await?.clear_ready();
-    }
-}
-
-/// The sinks that still work, and those that do not.
-struct Outputs {
-    open: Vec<Box<dyn Sink>>,
-    failed: Vec<String>,
-    closed: Vec<String>,
-}
-
-impl Outputs {
-    fn begin(sinks: Vec<Box<dyn Sink>>) -> Self {
-        let mut outputs = Self { open: sinks, failed: vec![], closed: vec![] };
-        outputs.each(|sink| sink.begin());
-        outputs
-    }
-
-    fn write(&mut self, previous: Option<&Snapshot>, now: &Snapshot) {
-        self.each(|sink| sink.write(previous, now));
-    }
-
-    fn finish(mut self) -> (Vec<String>, Vec<String>) {
-        self.each(|sink| sink.finish());
-        (self.failed, self.closed)
-    }
-
-    /// Whether going on makes no sense: nobody gets anything any more. A COMMAND is not ended because a disk
-    /// is full; but if all readers have gone they do not want more.
-    fn pointless(&self, has_command: bool) -> bool {
-        let all_gone = self.open.is_empty() && !(self.failed.is_empty() && self.closed.is_empty());
-        all_gone && (self.failed.is_empty() || !has_command)
-    }
-
-    /// Lets each sink do something; one that fails is out.
-    fn each(&mut self, mut action: impl FnMut(&mut dyn Sink) -> Result<()>) {
-        for mut sink in std::mem::take(&mut self.open) {
-            match action(sink.as_mut()) {
-                Ok(()) => self.open.push(sink),
-                Err(e) if reader_gone(&e) => {
-                    log::info!("{}: its reader has gone", sink.target());
-                    self.closed.push(sink.target());
-                }
-                Err(e) => {
-                    log::error!("{e:#}. This output ends here");
-                    self.failed.push(sink.target());
-                }
-            }
-        }
     }
 }
 

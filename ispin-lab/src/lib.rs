@@ -1,4 +1,4 @@
-//! What is measured: the lock library, workloads, the threads world, experiments as data.
+//! What is measured: the lock library, workloads, the threads world, the VM lab, experiments as data.
 #![deny(missing_docs)]
 
 pub mod load;
@@ -8,4 +8,5 @@ pub mod noise;
 pub mod overhead;
 pub mod threads;
 pub mod vcpu;
+pub mod vm;
 pub mod workload;

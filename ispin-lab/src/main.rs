@@ -15,6 +15,7 @@ use ispin_lab::threads::hypervisor::Hypervisor;
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
+use ispin_lab::vm::{self, VmOptions};
 use ispin_lab::workload::nanoseconds;
 
 /// Runs spinlocks in virtual machines of several kinds and measures lock holder and waiter preemption.
@@ -93,6 +94,8 @@ enum Cmd {
         #[arg(long)]
         json: bool,
     },
+    /// A guest under QEMU that runs a load, observed by the agent inside it; builds what it needs
+    Vm(Box<VmOptions>),
     #[command(hide = true)]
     VmProcess,
 }
@@ -113,6 +116,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Cmd::VmProcess => vm_process::main(),
+        Cmd::Vm(options) => vm::run(&options),
         Cmd::Matrix { file, out, table } => {
             let experiment = Experiment::read(&file)?;
             let out = match (out, file.file_stem()) {

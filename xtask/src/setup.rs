@@ -2,6 +2,7 @@
 
 use std::env;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -25,6 +26,8 @@ pub enum Tool {
     BpfClippy,
     /// cargo deny
     CargoDeny,
+    /// What builds the guest's kernel and boots it
+    Guest,
 }
 
 impl Tool {
@@ -36,6 +39,7 @@ impl Tool {
             Self::Bpf => ensure_bpf_toolchain().map(drop),
             Self::BpfClippy => ensure_bpf_clippy().map(drop),
             Self::CargoDeny => ensure_cargo_deny(),
+            Self::Guest => ensure_guest(),
         }
     }
 }
@@ -166,6 +170,26 @@ fn ensure_cargo_deny() -> Result<()> {
         "cargo-deny is missing, which checks licences, bans and sources; installing it takes some minutes"
     );
     run(&mut cargo(&INSTALL)?)
+}
+
+/// Files that booting a guest and running the loads in it need, and their packages.
+const GUEST_PACKAGES: [(&str, &str); 4] = [
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/bin/busybox", "busybox-static"),
+    ("/usr/bin/tcc", "tcc"),
+    ("/usr/bin/pbzip2", "pbzip2"),
+];
+
+/// Compiler and source of the guest's kernel, emulator, and the programs of the loads.
+fn ensure_guest() -> Result<()> {
+    let missing = GUEST_PACKAGES.iter().filter(|(file, _)| !Path::new(file).is_file());
+    let missing: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        eprintln!("missing, for running guests: {}", missing.join(", "));
+        apt(&missing)?;
+    }
+    // The script knows what it needs itself.
+    run(Command::new(workspace::root()?.join("guest-patch/build")).arg("--tools"))
 }
 
 /// A component of the toolchain that runs this.

@@ -72,7 +72,7 @@ const STEPS: [Step; 9] = [
     Step {
         name: "test",
         purpose: "all tests, with the eBPF object built from source",
-        needs: &[Tool::Bpf],
+        needs: &[Tool::Bpf, Tool::Guest],
         run: test_all,
     },
 ];

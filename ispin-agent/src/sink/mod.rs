@@ -8,6 +8,7 @@ mod jsonl;
 mod lines;
 mod options;
 mod output;
+mod outputs;
 mod socket;
 
 use anyhow::Result;
@@ -16,6 +17,7 @@ use crate::model::Snapshot;
 
 pub use csv::columns as csv_columns;
 pub use options::SinkOptions;
+pub use outputs::Outputs;
 
 /// Every sink that the command line offers.
 pub const KINDS: &[Kind] = &[csv::KIND, jsonl::KIND, lines::KIND, socket::KIND];

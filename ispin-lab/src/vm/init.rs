@@ -1,0 +1,242 @@
+//! The guest's first process: a shell script that is made for one run.
+//!
+//! It talks to the host over a port of its own, in lines that begin with [`MARK`] (see `report`); all other lines
+//! there are what the agent and the load say.
+
+use std::fmt::Write;
+
+/// Begins a line of the init script, as opposed to one of the agent or the load.
+pub const MARK: &str = "ispin: ";
+/// Name of the port of the snapshots.
+pub const SNAPSHOTS: &str = "ispin.snapshots";
+/// Name of the port of the init script.
+pub const REPORT: &str = "ispin.report";
+/// Name of the port of the trace.
+pub const TRACE: &str = "ispin.trace";
+
+/// Where the agent is in the guest.
+pub const AGENT: &str = "/ispin/ispin-agent";
+/// Where the loads are in the guest.
+pub const LOAD: &str = "/ispin/ispin-load";
+/// Where the script is that the agent runs as its COMMAND.
+pub const RUN_LOAD: &str = "/ispin/run-load";
+/// Name of the guest in snapshots.
+pub const NAME: &str = "vm0";
+
+/// What the scripts are made for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Arguments of `ispin-load`.
+    pub load: Vec<String>,
+    /// Time between two snapshots, as the agent reads it; `None` = no agent.
+    pub interval: Option<String>,
+    /// Buffer of the kernel's own trace, KiB per vCPU; `None` = no trace.
+    pub trace_kb: Option<u32>,
+    /// The lock that the kernel must report; `None` = it is an unpatched one.
+    pub lock: Option<String>,
+}
+
+const HEAD: &str = r#"#!/bin/sh
+# Written by `ispin-lab vm` for one run.
+export PATH=/bin
+parameters=/sys/module/ispinlock/parameters
+tracing=/sys/kernel/tracing
+tell() { echo "ispin: $*" >&3; }
+fail() { tell "error $*"; exit 1; }
+"#;
+
+const PORTS: &str = r#"
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+mount -t debugfs none /sys/kernel/debug
+mount -t tracefs none $tracing
+mkdir -p /dev/shm
+mount -t tmpfs -o size=90% none /tmp
+mount -t tmpfs -o size=90% none /dev/shm
+
+# The device of a port, once the host has told its name.
+port() {
+    tries=0
+    while [ $tries -lt 500 ]; do
+        for folder in /sys/class/virtio-ports/*; do
+            name=
+            read -r name 2> /dev/null < "$folder/name"
+            if [ "$name" = "$1" ] && [ -c "/dev/${folder##*/}" ]; then
+                echo "/dev/${folder##*/}"
+                return
+            fi
+        done
+        tries=$((tries + 1))
+        sleep 0.02
+    done
+    echo "ispin init: the host gave no port $1" > /dev/console
+    poweroff -f
+}
+"#;
+
+impl Plan {
+    /// The script `/init`.
+    pub fn init(&self) -> String {
+        let mut script = format!("{HEAD}{PORTS}hostname {NAME}\nexec 3> \"$(port {REPORT})\"\ntell boot\n\n");
+        script += "run() {\n";
+        script += &indented(&self.body());
+        script += "}\n(run)\ntell \"end $?\"\npoweroff -f\n";
+        script
+    }
+
+    fn body(&self) -> String {
+        let mut body = String::from(
+            "unknown=$(dmesg | grep -m1 'Unknown kernel command line parameters')\n\
+             [ -z \"$unknown\" ] || fail \"the kernel does not know a parameter: ${unknown#*] }\"\n",
+        );
+        if let Some(lock) = &self.lock {
+            let _ = write!(
+                body,
+                "[ -e $parameters/mode ] || fail \"this kernel has no informed spinlocks: it is not patched, or \
+                 built without CONFIG_ISPINLOCK\"\n\
+                 read -r mode < $parameters/mode\n\
+                 [ \"$mode\" = {lock} ] || fail \"the kernel's lock is $mode, not {lock}\"\n\
+                 read -r source < $parameters/source\n\
+                 tell source $source\n"
+            );
+        }
+        if let Some(kb) = self.trace_kb {
+            let _ = write!(
+                body,
+                "echo {kb} > $tracing/buffer_size_kb || fail \"no memory for a trace of {kb} KiB per vCPU\"\n\
+                 echo 1 > $tracing/events/ispinlock/enable || fail \"the trace cannot be started\"\n"
+            );
+        }
+        match &self.interval {
+            Some(interval) => {
+                // The agent empties an output when observation begins, and a CSV then has its header: that is
+                // what the load waits for.
+                let _ = write!(
+                    body,
+                    "{AGENT} run --source guest --interval {interval} --json \"$(port {SNAPSHOTS})\" \
+                     --csv /tmp/observing -- {RUN_LOAD} < /dev/null >&3 2>&3\n\
+                     code=$?\n"
+                );
+            }
+            None => {
+                let _ = write!(body, "{RUN_LOAD} < /dev/null >&3 2>&3\ncode=$?\n");
+            }
+        }
+        if self.trace_kb.is_some() {
+            body += &format!(
+                "echo 0 > $tracing/tracing_on\n\
+                 echo 0 > $tracing/events/ispinlock/enable\n\
+                 lost=$(cat $tracing/per_cpu/*/stats | grep -c -E '^(overrun|commit overrun|dropped events): [1-9]')\n\
+                 [ \"$lost\" = 0 ] || fail \"the trace did not fit: give it more room (--trace-mb) or run for less time\"\n\
+                 if [ $code = 0 ]; then\n\
+                 \x20   tell trace\n\
+                 \x20   {LOAD} trace-dump /tmp/trace.tar >&3 2>&3 || fail \"the trace could not be read\"\n\
+                 \x20   cat /tmp/trace.tar > \"$(port {TRACE})\" || fail \"the trace could not be handed over\"\n\
+                 fi\n"
+            );
+        }
+        body += "exit $code\n";
+        body
+    }
+
+    /// The script [`RUN_LOAD`]: opens the gate of the events when the observers are there, runs the load, closes
+    /// the gate again. So runs with and without a second observer count the same stretch.
+    pub fn run_load(&self) -> String {
+        let mut script = HEAD.to_owned();
+        if self.interval.is_some() {
+            script += "tries=0\n\
+                       until [ -s /tmp/observing ]; do\n\
+                       \x20   tries=$((tries + 1))\n\
+                       \x20   [ $tries -lt 1200 ] || fail \"the agent did not begin to observe within 60 s\"\n\
+                       \x20   sleep 0.05\n\
+                       done\n";
+        }
+        if self.lock.is_some() {
+            script += "echo 1 > $parameters/events || fail \"the events cannot be let through\"\n";
+        }
+        let _ = write!(script, "tell load\n{LOAD} {}\ncode=$?\n", quoted(&self.load));
+        if self.lock.is_some() {
+            script += "echo 0 > $parameters/events || fail \"the events cannot be held back\"\n";
+        }
+        script += "tell \"exit $code\"\nexit $code\n";
+        script
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n")).collect()
+}
+
+fn quoted(words: &[String]) -> String {
+    let quote = |word: &String| format!("'{}'", word.replace('\'', r"'\''"));
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            load: ["run", "dup", "--seconds", "2", "it's"].map(String::from).to_vec(),
+            interval: Some("250ms".into()),
+            trace_kb: Some(4096),
+            lock: Some("hvm".into()),
+        }
+    }
+
+    /// The shell reads it without a complaint.
+    fn sound(script: &str) {
+        let mut shell = Command::new("sh").arg("-n").stdin(Stdio::piped()).spawn().expect("sh");
+        shell.stdin.take().expect("stdin").write_all(script.as_bytes()).expect("write");
+        assert!(shell.wait().expect("sh").success(), "{script}");
+    }
+
+    #[test]
+    fn every_combination_is_a_sound_script() {
+        for interval in [None, Some("1s".into())] {
+            for trace_kb in [None, Some(1)] {
+                for lock in [None, Some("pv".into())] {
+                    let plan = Plan { interval: interval.clone(), trace_kb, lock, ..plan() };
+                    sound(&plan.init());
+                    sound(&plan.run_load());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_gate_is_open_while_the_load_runs_and_no_longer() {
+        let script = plan().run_load();
+        let at = |what: &str| script.find(what).unwrap_or_else(|| panic!("no {what} in {script}"));
+        let order = [
+            at("until [ -s /tmp/observing ]"),
+            at("echo 1 > $parameters/events"),
+            at(r"/ispin/ispin-load 'run' 'dup' '--seconds' '2' 'it'\''s'"),
+            at("echo 0 > $parameters/events"),
+            at("exit $code"),
+        ];
+        assert!(order.is_sorted(), "{script}");
+    }
+
+    #[test]
+    fn both_observers_are_there_before_the_load_and_the_trace_is_read_after_it() {
+        let script = plan().init();
+        let at = |what: &str| script.find(what).unwrap_or_else(|| panic!("no {what} in {script}"));
+        let order = [
+            at("events/ispinlock/enable"),
+            at("/ispin/ispin-agent run --source guest --interval 250ms"),
+            at("echo 0 > $tracing/tracing_on"),
+            at("trace-dump"),
+            at("poweroff -f\n"),
+        ];
+        assert!(order[..4].is_sorted(), "{script}");
+        let stock = Plan { lock: None, interval: None, trace_kb: None, ..plan() };
+        assert!(!stock.init().contains("$parameters/mode") && !stock.init().contains("ispin-agent"));
+        assert!(!stock.run_load().contains("> $parameters"));
+    }
+}

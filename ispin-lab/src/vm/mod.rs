@@ -1,0 +1,43 @@
+//! The VM lab: boots a guest kernel under QEMU, runs a load in it, and relays what the agent in the guest sees.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`options`] | what one run is, on the command line |
+//! | `checkout`, `cache`, `packages` | where the sources are, where what is built is kept, what must be installed |
+//! | `steps`, `progress` | running a builder, and the one line that tells how far it is |
+//! | `kernel`, `programs` | the guest's kernel and its static programs, built |
+//! | [`image`], `libraries` | the initramfs, and the libraries of the programs in it |
+//! | [`init`] | the script that is the guest's first process |
+//! | [`accel`] | whether KVM really runs a guest here |
+//! | [`qemu`] | QEMU's command line |
+//! | `ports` | the host's ends of the guest's ports |
+//! | [`console`] | what went wrong, read from the kernel's console |
+//! | `report` | what the init script tells the host |
+//! | `run` | a whole run, from building to the closing table |
+//! | `relay` | one boot, from QEMU's start to its end: snapshots to sinks, faults to errors |
+//! | `trace_file` | the file of `--trace` |
+//! | `result` | the closing table |
+
+pub mod accel;
+mod cache;
+mod checkout;
+pub mod console;
+pub mod image;
+pub mod init;
+mod kernel;
+mod libraries;
+pub mod options;
+mod packages;
+mod ports;
+mod programs;
+mod progress;
+pub mod qemu;
+mod relay;
+mod report;
+mod result;
+mod run;
+mod steps;
+mod trace_file;
+
+pub use options::VmOptions;
+pub use run::run;

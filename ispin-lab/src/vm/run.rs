@@ -1,0 +1,216 @@
+//! `ispin-lab vm`: builds what a guest needs, boots it, runs a load in it.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use ispin_agent::signals::Signals;
+
+use super::image::Image;
+use super::init::{self, Plan};
+use super::kernel::Kernel;
+use super::options::{Lock, VmOptions};
+use super::packages::{self, BUSYBOX, Needed, QEMU};
+use super::ports::Shared;
+use super::programs::Programs;
+use super::progress::Progress;
+use super::qemu::{self, Machine, Mode};
+use super::relay::{self, Boot, Observed};
+use super::steps::Steps;
+use super::trace_file::TraceFile;
+use super::{accel, checkout, libraries, result};
+use crate::load::{self, HostFile, MODULE_FOLDER, Workload};
+
+/// Cycles of the guest's TSC per millisecond while instructions are counted: QEMU's runs at 1 GHz then.
+const DETERMINISTIC_CYCLES_PER_MS: f64 = 1e6;
+
+/// How many times slower than its own clock a guest may be before its silence is taken for a hang.
+const SLOWNESS: f64 = 30.0;
+
+/// Does a whole run.
+pub fn run(options: &VmOptions) -> Result<()> {
+    options.validate()?;
+    let workload = find_workload(&options.workload)?;
+    let root = checkout::root()?;
+    let signals = Signals::catch()?;
+    let progress = Progress::new();
+    let steps = Steps { signals: &signals, progress: &progress };
+    // Before anything is built: an output that cannot be opened is told at once.
+    let sinks = options.sinks.open()?;
+    let trace = options.trace.as_deref().map(TraceFile::new).transpose()?;
+
+    packages::ensure(&steps, &needed(workload))?;
+    let kernel = Kernel::obtain(&root, options, &steps)?;
+    let programs = Programs::build(&root, &steps)?;
+    let initramfs = Shared::new("the initramfs")?;
+    assemble(options, workload, &kernel, &programs)?.write(initramfs.file())?;
+    let (mode, why) = accel::choose(options.accel, options.deterministic, &kernel, &steps)?;
+    progress.say(&format!("the guest runs under {why}"));
+
+    let boot = Boot {
+        machine: Machine {
+            mode,
+            vcpus: options.vcpus,
+            memory_mb: options.memory_mb(),
+            kernel: kernel.image.clone(),
+            initramfs: initramfs.path(),
+            parameters: parameters(options, mode),
+            console: Default::default(),
+            ports: vec![],
+        },
+        timeout: options.timeout,
+        patience: patience(options),
+        agent: !options.no_agent,
+        seconds: options.seconds,
+        keep_console: options.keep_console.clone(),
+    };
+    initramfs.lend(true)?;
+    let observed = relay::run(&boot, sinks, trace.as_ref(), &steps)?;
+    progress.finish();
+    match observed {
+        Some(observed) => tell(options, &observed),
+        None => Ok(()),
+    }
+}
+
+fn find_workload(name: &str) -> Result<&'static Workload> {
+    match load::by_name(name) {
+        Some(workload) => Ok(workload),
+        None => {
+            let names: Vec<&str> = load::WORKLOADS.iter().map(|workload| workload.name).collect();
+            bail!("no load `{name}`; there are {}", names.join(", "))
+        }
+    }
+}
+
+/// What must be installed on the host.
+fn needed(workload: &Workload) -> Vec<Needed> {
+    let programs = workload.needs.iter().filter_map(|file| match *file {
+        HostFile::Program { path, package } => Some(Needed { path, package }),
+        HostFile::Module { .. } => None,
+    });
+    [QEMU, BUSYBOX].into_iter().chain(programs).collect()
+}
+
+/// Puts the initramfs together.
+fn assemble(
+    options: &VmOptions,
+    workload: &Workload,
+    kernel: &Kernel,
+    programs: &Programs,
+) -> Result<Image> {
+    let mut image = Image::default();
+    for folder in ["/dev", "/proc", "/sys", "/tmp", "/run"] {
+        image.folder(folder)?;
+    }
+    image.copy(BUSYBOX.path.as_ref(), "/bin/busybox", 0o755)?;
+    for tool in TOOLS {
+        image.link(&format!("/bin/{tool}"), "busybox")?;
+    }
+    let plan = plan(options, workload);
+    image.file("/init", plan.init().into_bytes(), 0o755)?;
+    image.file(init::RUN_LOAD, plan.run_load().into_bytes(), 0o755)?;
+    image.copy(&programs.load, init::LOAD, 0o755)?;
+    if !options.no_agent {
+        image.copy(&programs.agent, init::AGENT, 0o755)?;
+    }
+    image.folder(MODULE_FOLDER)?;
+    for module in &kernel.modules {
+        let name = module.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
+        image.copy(module, &format!("{MODULE_FOLDER}/{name}"), 0o644)?;
+    }
+    for file in workload.needs {
+        match file {
+            HostFile::Program { path, .. } => {
+                image.copy(path.as_ref(), path, 0o755)?;
+                for library in libraries::of(path.as_ref())? {
+                    let at = library.to_str().context("a library whose path is not Unicode")?;
+                    image.copy(&library, at, 0o755)?;
+                }
+            }
+            HostFile::Module { file, from } => {
+                let there = kernel.modules.iter().any(|module| module.ends_with(file));
+                if !there {
+                    bail!(
+                        "the load {} needs {file} ({from}), which is not in {}",
+                        workload.name,
+                        kernel.folder.display()
+                    );
+                }
+            }
+        }
+    }
+    Ok(image)
+}
+
+/// Tools of busybox that the scripts use, and a person who looks around in a guest.
+const TOOLS: [&str; 22] = [
+    "cat", "cp", "dd", "dmesg", "echo", "free", "grep", "head", "hostname", "insmod", "ls", "mkdir", "mount",
+    "poweroff", "ps", "rm", "rmmod", "sh", "sleep", "sync", "tail", "uname",
+];
+
+fn plan(options: &VmOptions, workload: &Workload) -> Plan {
+    let mut load = vec!["run".to_owned(), workload.name.to_owned()];
+    load.extend(["--threads".into(), options.threads().to_string()]);
+    load.extend(["--seconds".into(), options.seconds.to_string()]);
+    load.extend(["--seed".into(), options.seed.to_string()]);
+    load.extend(options.load_options.iter().cloned());
+    Plan {
+        load,
+        interval: (!options.no_agent).then(|| format!("{}ms", options.interval.as_millis())),
+        trace_kb: options.trace.is_some().then(|| options.trace_mb * 1024 / options.vcpus),
+        lock: (options.lock != Lock::Stock).then(|| options.lock.to_string()),
+    }
+}
+
+fn parameters(options: &VmOptions, mode: Mode) -> Vec<String> {
+    let mut parameters = qemu::PARAMETERS.map(str::to_owned).to_vec();
+    if options.lock != Lock::Stock {
+        // The gate: no event before every observer is there.
+        parameters.extend([format!("ispinlock={}", options.lock), "ispinlock.events=0".into()]);
+    }
+    if let Some(csd) = options.csd {
+        parameters.push(format!("ispinlock.csd={csd}"));
+    }
+    if let Some(ms) = options.soft_slice_ms {
+        let cycles = (ms * cycles_per_ms(mode)).round() as u64;
+        parameters.push(format!("ispinlock.soft_slice={cycles}"));
+    }
+    parameters.extend(options.append.iter().cloned());
+    parameters
+}
+
+/// Cycles of the guest's TSC per millisecond.
+fn cycles_per_ms(mode: Mode) -> f64 {
+    if mode == Mode::Deterministic {
+        return DETERMINISTIC_CYCLES_PER_MS;
+    }
+    // Otherwise the guest sees the host's TSC.
+    let begin = (Instant::now(), tsc());
+    std::thread::sleep(Duration::from_millis(50));
+    let cycles = tsc().wrapping_sub(begin.1);
+    cycles as f64 / (begin.0.elapsed().as_secs_f64() * 1e3)
+}
+
+fn tsc() -> u64 {
+    // SAFETY: every x86-64 processor has RDTSC, and it has no effect on memory.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// With an agent there is a snapshot now and then; without one nothing comes while the load runs.
+fn patience(options: &VmOptions) -> Duration {
+    if options.no_agent { Duration::from_secs_f64(options.seconds * SLOWNESS) } else { Duration::ZERO }
+}
+
+fn tell(options: &VmOptions, observed: &Observed) -> Result<()> {
+    let mut text = result::table(options.lock, options.vcpus, observed);
+    if let Some(caution) = result::caution(observed.source.as_deref()) {
+        text += &format!("{caution}\n");
+    }
+    // Standard output may carry the snapshots.
+    if options.sinks.use_stdout() {
+        std::io::stderr().write_all(text.as_bytes()).context("printing the result")
+    } else {
+        std::io::stdout().write_all(text.as_bytes()).context("printing the result")
+    }
+}

@@ -1,0 +1,214 @@
+//! `ispin-lab vm` for real: guests under QEMU, their snapshots, their faults, and what is left behind.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use ispin_agent::model::Snapshot;
+
+const LAB: &str = env!("CARGO_BIN_EXE_ispin-lab");
+
+/// One guest at a time, with its kernel; `None` if this machine cannot run one, which is an error in CI.
+fn machine() -> Option<(MutexGuard<'static, ()>, PathBuf)> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    match kernel() {
+        Ok(kernel) => Some((guard, kernel.clone())),
+        Err(why) => {
+            assert!(std::env::var_os("CI").is_none(), "{why}");
+            eprintln!("skipped: {why}");
+            None
+        }
+    }
+}
+
+/// The patched kernel. In CI it is built if need be; elsewhere a test does not start to build for minutes.
+fn kernel() -> Result<&'static PathBuf, &'static String> {
+    static KERNEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let find = || {
+        for needed in ["/usr/bin/qemu-system-x86_64", "/bin/busybox"] {
+            if !Path::new(needed).is_file() {
+                return Err(format!("there is no {needed}; `cargo xtask test` installs it"));
+            }
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("guest-patch").join("build");
+        let mut build = Command::new(&script);
+        if std::env::var_os("CI").is_none() {
+            build.arg("--cached");
+        }
+        let output = build.stderr(Stdio::inherit()).output().map_err(|e| format!("{}: {e}", script.display()))?;
+        let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        if output.status.success() && folder.join("bzImage").is_file() {
+            return Ok(folder);
+        }
+        Err("no guest kernel is built; `guest-patch/build` builds it".to_owned())
+    };
+    KERNEL.get_or_init(find).as_ref()
+}
+
+fn vm(kernel: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(LAB);
+    command.args(["vm", "--kernel"]).arg(kernel).args(["--vcpus", "2"]).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().expect("ispin-lab");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn fails(command: &mut Command) -> String {
+    let output = command.output().expect("ispin-lab");
+    assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn deterministic_runs_give_the_same_bytes() {
+    let Some((_one, kernel)) = machine() else { return };
+    let dir = tempfile::tempdir().expect("tempdir");
+    let run = |name: &str| {
+        let csv = dir.path().join(name);
+        let arguments = ["--lock", "hvm", "--deterministic", "--seconds", "2", "--csv"];
+        let output = succeeds(vm(&kernel, &arguments).arg(&csv));
+        let table = String::from_utf8_lossy(&output.stdout).into_owned();
+        (fs::read(&csv).expect("csv"), table)
+    };
+    let (first, table) = run("first.csv");
+    let (second, again) = run("second.csv");
+    assert_eq!(first, second, "two CSV files of the same command differ");
+    assert_eq!(table, again);
+    let text = String::from_utf8(first).expect("text");
+    let rows: Vec<&str> = text.lines().skip(1).collect();
+    // A snapshot every 250 ms, two vCPUs and the VM as a whole in each.
+    assert!(rows.len() >= 3 * 8 && rows.iter().all(|row| row.contains(",guest,tsc,hvm,vm0,")), "{text}");
+    assert!(table.contains("ops/s") && table.contains("takes"), "{table}");
+}
+
+#[test]
+fn soft_quanta_exercise_the_lock_and_are_told_as_such() {
+    let Some((_one, kernel)) = machine() else { return };
+    let arguments =
+        ["--lock", "hvm", "--deterministic", "--seconds", "1", "--soft-slice-ms", "2", "--json", "-"];
+    let output = succeeds(&mut vm(&kernel, &arguments));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    let last: Snapshot = serde_json::from_str(lines.lines().last().expect("a snapshot")).expect("snapshot");
+    assert!(last.finished && last.source.kind == "guest" && last.source.lock == "hvm", "{:?}", last.source);
+    let counters = last.vms[0].total().counters;
+    assert!(counters.takes > 1000 && counters.deferrals > 0, "{counters:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("preempt nobody"), "{said}");
+}
+
+#[test]
+fn a_boot_that_fails_tells_why_and_leaves_former_output_alone() {
+    let Some((_one, kernel)) = machine() else { return };
+    let dir = tempfile::tempdir().expect("tempdir");
+    let csv = dir.path().join("former.csv");
+    fs::write(&csv, "former").expect("write");
+    let panic = fails(vm(&kernel, &["--append", "rdinit=/nowhere", "--csv"]).arg(&csv));
+    assert!(panic.contains("initramfs") && panic.contains("Kernel panic - not syncing"), "{panic}");
+    assert_eq!(fs::read_to_string(&csv).expect("read"), "former");
+
+    let unknown = fails(&mut vm(&kernel, &["--append", "no_such_parameter=1"]));
+    assert!(unknown.contains("no_such_parameter=1"), "{unknown}");
+
+    let silent = fails(&mut vm(&kernel, &["--timeout", "100ms"]));
+    assert!(silent.contains("did not boot") && silent.contains("--timeout"), "{silent}");
+
+    let lock = fails(&mut vm(&kernel, &["--append", "ispinlock=ticket", "--lock", "pv"]));
+    assert!(lock.contains("lock is ticket, not pv"), "{lock}");
+}
+
+#[test]
+fn what_cannot_run_is_refused_before_anything_is_built() {
+    for (arguments, words) in [
+        (&["--lock", "mcs"][..], "ticket, hvm, pv, stock"),
+        (&["--workload", "none-such"], "dup"),
+        (&["--lock", "stock"], "--no-agent"),
+        (&["--kernel", "/no/such/folder"], "/no/such/folder"),
+        (&["--csv", "/no/such/folder/x.csv"], "does not exist; create it"),
+        (&["--trace", "/no/such/folder/x.tar"], "/no/such/folder"),
+    ] {
+        let begin = Instant::now();
+        let message = fails(Command::new(LAB).arg("vm").args(arguments));
+        assert!(message.contains(words), "{arguments:?}: {message}");
+        assert!(begin.elapsed() < Duration::from_secs(20), "{arguments:?}");
+    }
+}
+
+/// A live guest that a client of its socket has seen at work.
+fn live(kernel: &Path, dir: &Path) -> (Child, i32) {
+    let socket = dir.join("socket");
+    let listen = format!("unix:{}", socket.display());
+    let child = vm(kernel, &["--lock", "ticket", "--accel", "tcg", "--seconds", "600", "--listen", &listen])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("ispin-lab");
+    let stream = wait_for("socket", || UnixStream::connect(&socket).ok());
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).expect("a snapshot");
+    let snapshot: Snapshot = serde_json::from_str(&line).expect("a snapshot");
+    assert_eq!((snapshot.source.lock.as_str(), snapshot.vms[0].vcpus.len()), ("ticket", 2));
+    let qemu = wait_for("QEMU", || child_of(child.id() as i32));
+    (child, qemu)
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "no {what} within 120 s");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The process id and parent of every process that is no zombie.
+fn processes() -> Vec<(i32, i32)> {
+    let entries = fs::read_dir("/proc").expect("proc").flatten();
+    let stats = entries.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let state = fields.next()?;
+        Some((pid, fields.next()?.parse().ok()?)).filter(|_| state != "Z")
+    });
+    stats.collect()
+}
+
+fn child_of(parent: i32) -> Option<i32> {
+    processes().into_iter().find(|(_, its)| *its == parent).map(|(pid, _)| pid)
+}
+
+fn gone(pid: i32) {
+    wait_for("end of QEMU", || processes().iter().all(|(running, _)| *running != pid).then_some(()));
+}
+
+#[test]
+fn sigterm_ends_guest_and_socket() {
+    let Some((_one, kernel)) = machine() else { return };
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut child, qemu) = live(&kernel, dir.path());
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
+    assert_eq!(child.wait().expect("wait").code(), Some(1));
+    assert!(processes().iter().all(|(pid, _)| *pid != qemu), "QEMU is still there");
+    assert_eq!(fs::read_dir(dir.path()).expect("dir").count(), 0);
+}
+
+#[test]
+fn kill_9_ends_the_guest_too() {
+    let Some((_one, kernel)) = machine() else { return };
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (mut child, qemu) = live(&kernel, dir.path());
+    child.kill().expect("kill -9");
+    child.wait().expect("wait");
+    gone(qemu);
+}
