@@ -47,6 +47,22 @@ impl Image {
         self.file(to, content, mode)
     }
 
+    /// Adds copies of the files of a folder of the host, without the folders in it.
+    pub fn copy_folder(&mut self, from: &Path, to: &str) -> Result<()> {
+        let reading = || format!("reading {}, which the guest needs", from.display());
+        for entry in std::fs::read_dir(from).with_context(reading)? {
+            let entry = entry.with_context(reading)?;
+            if entry.file_type().with_context(reading)?.is_file() {
+                let name = entry.file_name();
+                let name = name
+                    .to_str()
+                    .with_context(|| format!("{}: a name that is not Unicode", from.display()))?;
+                self.copy(&entry.path(), &format!("{to}/{name}"), 0o644)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, target: &str) -> Result<()> {
         self.node(path, Node::Link { target: target.to_owned() })

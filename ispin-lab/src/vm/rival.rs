@@ -20,15 +20,22 @@ pub const BPFTRACE: Needed = Needed { path: "/usr/bin/bpftrace", package: "bpftr
 
 /// What the agent keeps of ordinary operations, as far as bpftrace can: acquires, waits and holds per lock.
 pub const BPFTRACE_PROGRAM: &str = "\
+#define u64 unsigned long long
+#define s64 long long
+#define u32 unsigned int
 BEGIN { printf(\"attached\\n\"); }
-rawtracepoint:ispin_take { @taken[cpu, arg0] = arg5; }
-rawtracepoint:ispin_acquire {
-	@acquires[arg0] = count();
-	@wait[arg0] = sum(arg5 - @taken[cpu, arg0]);
-	@acquired[cpu, arg0] = arg5;
+tracepoint:ispinlock:ispin_take { @taken[cpu, args->lock] = args->tsc; }
+tracepoint:ispinlock:ispin_acquire {
+	@acquires[args->lock] = count();
+	@wait[args->lock] = sum(args->tsc - @taken[cpu, args->lock]);
+	@acquired[cpu, args->lock] = args->tsc;
 }
-rawtracepoint:ispin_release { @hold[arg0] = sum(arg5 - @acquired[cpu, arg0]); }
+tracepoint:ispinlock:ispin_release { @hold[args->lock] = sum(args->tsc - @acquired[cpu, args->lock]); }
 ";
+
+/// Folders of headers that bpftrace compiles its types with (package linux-libc-dev, which every compiler brings).
+pub const BPFTRACE_HEADERS: [&str; 3] =
+    ["/usr/include/linux", "/usr/include/asm-generic", "/usr/include/x86_64-linux-gnu/asm"];
 
 impl Rival {
     /// Shell commands of the guest that attach it.

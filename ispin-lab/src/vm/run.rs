@@ -16,7 +16,7 @@ use super::programs::Programs;
 use super::progress::Progress;
 use super::qemu::{self, Machine, Mode};
 use super::relay::{self, Boot, Observed};
-use super::rival::{self, BPFTRACE, Rival};
+use super::rival::{self, BPFTRACE, BPFTRACE_HEADERS, Rival};
 use super::steps::Steps;
 use super::trace_file::TraceFile;
 use super::{accel, checkout, libraries, result};
@@ -124,6 +124,9 @@ fn assemble(options: &VmOptions, workload: &Workload, kernel: &Kernel, programs:
     if options.rival == Some(Rival::Bpftrace) {
         image.file(rival::PROGRAM, rival::BPFTRACE_PROGRAM.into(), 0o644)?;
         add_program(&mut image, BPFTRACE.path)?;
+        for folder in BPFTRACE_HEADERS {
+            image.copy_folder(folder.as_ref(), folder)?;
+        }
     }
     for file in workload.needs {
         match file {
