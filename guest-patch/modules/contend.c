@@ -32,8 +32,9 @@ static bool take(struct worker *w, spinlock_t *lock, unsigned long *flags)
 			cond_resched();
 		}
 		break;
-	default:
+	case OP_SPIN:
 		spin_lock(lock);
+		break;
 	}
 	return true;
 }
@@ -42,7 +43,7 @@ static void release(struct worker *w, spinlock_t *lock, unsigned long flags)
 {
 	if (w->run->p.op == OP_IRQSAVE)
 		spin_unlock_irqrestore(lock, flags);
-	else
+	else if (w->run->p.op != OP_NONE)
 		spin_unlock(lock);
 }
 

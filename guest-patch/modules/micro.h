@@ -11,7 +11,16 @@
 
 enum micro_mode { MODE_CONTEND, MODE_PAIRS, NR_MODES };
 
-enum micro_op { OP_SPIN, OP_IRQSAVE, OP_TRYLOCK, NR_OPS };
+enum micro_op {
+	OP_SPIN,
+	OP_IRQSAVE,
+	OP_TRYLOCK,
+	OP_NONE,	/* no lock: shows that the checks can fail */
+	NR_OPS,
+};
+
+/* How many of them mode=pairs measures. */
+#define NR_PAIR_OPS	OP_NONE
 
 /* What is written to "run". */
 struct params {
@@ -74,7 +83,7 @@ struct run {
 	u64 pairs;		/* mode=pairs: measured of each operation */
 	bool trylock_failed;
 	struct cycles empty;
-	struct cycles op[NR_OPS];
+	struct cycles op[NR_PAIR_OPS];
 };
 
 /* params.c */

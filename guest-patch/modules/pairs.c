@@ -101,7 +101,7 @@ void print_pairs(struct seq_file *m, struct run *run)
 		   str_true_false(!run->trylock_failed));
 	print_cycles(m, "empty", &run->empty);
 	seq_puts(m, ",\"op\":{");
-	for (op = 0; op < NR_OPS; op++) {
+	for (op = 0; op < NR_PAIR_OPS; op++) {
 		if (op)
 			seq_puts(m, ",");
 		print_cycles(m, op_names[op], &run->op[op]);

@@ -21,7 +21,7 @@
 #define MAX_PAIRS	1000000000UL
 
 const char * const mode_names[NR_MODES] = { "contend", "pairs" };
-const char * const op_names[NR_OPS] = { "spin", "irqsave", "trylock" };
+const char * const op_names[NR_OPS] = { "spin", "irqsave", "trylock", "none" };
 
 struct param {
 	const char *name;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{ArgMatches, Args, FromArgMatches};
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -39,12 +39,19 @@ struct Options {
 /// A chunk holds ascending keys: record `i` of chunk `c` has the key `first(c) + STEP * i`.
 const STEP: u64 = 3;
 
+/// Size of the largest working set, KiB.
+const LARGEST_KIB: u64 = 1 << 20;
+
 fn first(chunk: usize) -> u64 {
     (chunk as u64 + 1) << 40
 }
 
 fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     let options = Options::from_arg_matches(matches)?;
+    let total = u64::from(options.chunks) * u64::from(options.chunk_kib);
+    if total > LARGEST_KIB {
+        bail!("a working set of {total} KiB: at most {LARGEST_KIB} KiB (--chunks times --chunk-kib)");
+    }
     let records = options.chunk_kib as usize * 1024 / size_of::<u64>();
     let set: Vec<Vec<u64>> = (0..options.chunks as usize)
         .map(|chunk| (0..records as u64).map(|i| first(chunk) + STEP * i).collect())

@@ -15,7 +15,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use super::Workload;
 use super::kit::host_file::HostFile;
 use super::kit::program;
-use super::kit::report::{PerThread, Report, broken};
+use super::kit::report::{Report, broken};
 use super::kit::rounds;
 use super::kit::scratch::Scratch;
 use super::kit::setup::Setup;
@@ -39,10 +39,10 @@ const LIMIT: Duration = Duration::from_secs(600);
 #[derive(Args, Clone, Debug)]
 struct Options {
     /// C files in the program
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=5000))]
     files: u32,
     /// Functions in each of them
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=200))]
     functions: u32,
 }
 
@@ -55,13 +55,8 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     let mut laps = vec![(0, Duration::ZERO); setup.threads as usize];
     let start = Instant::now();
     let times = rounds::repeat(setup, || compile_all(setup, scratch.path(), &tree, &mut laps))?;
-    let report = Report {
-        operations: laps.iter().map(|lap| lap.0).sum(),
-        elapsed: start.elapsed(),
-        value: Some(rounds::mean_seconds(&times)),
-        per_thread: Some(PerThread::new(&laps)),
-        details: Default::default(),
-    };
+    let compiled = laps.iter().map(|lap| lap.0).sum();
+    let report = Report::new(compiled, start.elapsed()).value(rounds::mean_seconds(&times)).laps(&laps);
     scratch.remove()?;
     Ok(report.with("rounds", times.len()).with("files", options.files).with("functions", options.functions))
 }

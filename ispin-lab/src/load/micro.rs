@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::Workload;
 use super::kit::micro_module::{self, MODULE};
-use super::kit::report::{PerThread, Report, broken};
+use super::kit::report::{Report, broken};
 use super::kit::setup::Setup;
 
 pub(super) const WORKLOAD: Workload = Workload {
@@ -52,6 +52,8 @@ enum Op {
     Irqsave,
     /// `spin_trylock` until it succeeds
     Trylock,
+    /// No lock at all: shows that the load notices
+    None,
 }
 
 impl Op {
@@ -60,6 +62,7 @@ impl Op {
             Self::Spin => "spin",
             Self::Irqsave => "irqsave",
             Self::Trylock => "trylock",
+            Self::None => "none",
         }
     }
 }
@@ -110,14 +113,8 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
         bail!("{quota} accesses of each thread took more than {:?}: raise --seconds", setup.time);
     }
     let laps: Vec<_> = found.thread.iter().map(|t| (t.accesses, Duration::from_nanos(t.ns))).collect();
-    let report = Report {
-        operations: accesses,
-        elapsed: Duration::from_nanos(found.elapsed_ns),
-        value: None,
-        per_thread: Some(PerThread::new(&laps)),
-        details: Default::default(),
-    };
-    Ok(report
+    Ok(Report::new(accesses, Duration::from_nanos(found.elapsed_ns))
+        .laps(&laps)
         .with("consistent", found.consistent)
         .with("failed_trylocks", found.failed)
         .with("hold", hold)

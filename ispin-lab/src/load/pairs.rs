@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Workload;
 use super::kit::micro_module::{self, MODULE};
-use super::kit::report::Report;
+use super::kit::report::{Report, broken};
 use super::kit::setup::Setup;
 
 pub(super) const WORKLOAD: Workload = Workload {
@@ -38,6 +38,8 @@ struct Found {
     elapsed_ns: u64,
     pairs: u64,
     batch: u64,
+    complete: bool,
+    consistent: bool,
     /// The loop alone.
     empty: Cycles,
     op: BTreeMap<String, Cycles>,
@@ -64,9 +66,15 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     WORKLOAD.check_needs(setup)?;
     let options = Options::from_arg_matches(matches)?;
     let pairs = setup.operations.unwrap_or(DEFAULT_PAIRS);
-    let found: Found = micro_module::run(setup, &format!("mode=pairs pairs={pairs} cpu={}", options.cpu))?;
-    if found.pairs == 0 || found.batch == 0 {
-        bail!("the module measured no pair");
+    let found: Found = micro_module::run(
+        setup,
+        &format!("mode=pairs pairs={pairs} ms={} cpu={}", setup.time.as_millis().max(1), options.cpu),
+    )?;
+    if !found.consistent {
+        broken!("spin_trylock of a free lock failed");
+    }
+    if !found.complete || found.pairs == 0 || found.batch == 0 {
+        bail!("{pairs} pairs took more than {:?}: raise --seconds", setup.time);
     }
     // The loop can cost more than a pair only by an accident of measurement; shown as it is.
     let per_pair = |cycles: Cycles| Pair {
@@ -75,13 +83,8 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     };
     let cycles: BTreeMap<&str, Pair> = found.op.iter().map(|(op, c)| (op.as_str(), per_pair(*c))).collect();
     let spin = cycles.get("spin").context("the module did not measure spin_lock")?;
-    let report = Report {
-        operations: found.pairs * found.op.len() as u64,
-        elapsed: Duration::from_nanos(found.elapsed_ns),
-        value: Some(spin.least),
-        per_thread: None,
-        details: Default::default(),
-    };
+    let report = Report::new(found.pairs * found.op.len() as u64, Duration::from_nanos(found.elapsed_ns));
+    let report = report.value(spin.least).threads(1);
     let cycles = serde_json::to_value(&cycles)?;
     let empty = found.empty.least as f64 / found.batch as f64;
     Ok(report.with("cycles", cycles).with("loop_cycles", empty).with("cpu", options.cpu))

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{ArgMatches, Args, FromArgMatches};
 
 use super::Workload;
 use super::kit::host_file::HostFile;
 use super::kit::program;
-use super::kit::report::{Broken, Report};
+use super::kit::report::{Report, broken};
 use super::kit::rounds;
 use super::kit::scratch::Scratch;
 use super::kit::setup::Setup;
@@ -37,7 +37,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 #[derive(Args, Clone, Debug)]
 struct Options {
     /// Size of the text in MB (10^6 bytes)
-    #[arg(long, value_name = "MB", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "MB", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4096))]
     megabytes: u32,
     /// Size of the blocks that are shared out to threads, in units of 100 kB
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9))]
@@ -51,7 +51,7 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     let plain = scratch.path().join("text");
     let length = u64::from(options.megabytes) * 1_000_000;
     let mut out = BufWriter::new(File::create(&plain).context("creating the text")?);
-    Text::new(setup.seed).write(length, &mut out)?;
+    Text::new(setup.seed).write(length, &mut out, || setup.signals.check())?;
     out.flush().context("writing the text: give the guest more memory")?;
     drop(out);
     let start = Instant::now();
@@ -63,13 +63,7 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
         packed = check(setup, scratch.path(), length)?;
         Ok(time)
     })?;
-    let report = Report {
-        operations: times.len() as u64,
-        elapsed: start.elapsed(),
-        value: Some(rounds::mean_seconds(&times)),
-        per_thread: None,
-        details: Default::default(),
-    };
+    let report = Report::new(times.len() as u64, start.elapsed()).value(rounds::mean_seconds(&times));
     scratch.remove()?;
     Ok(report
         .with("rounds", times.len())
@@ -91,23 +85,17 @@ fn check(setup: &Setup, folder: &Path, length: u64) -> Result<u64> {
     command.args(["--decompress", "--keep", "--quiet", "--stdout"]);
     command.arg(format!("-p{}", setup.threads)).arg(&packed);
     command.stdout(File::create(&unpacked).context("creating the unpacked text")?);
-    program::run(&mut command, &folder.join("messages"), &setup.signals, LIMIT).map_err(|error| {
-        if error.is::<super::kit::signals::Interrupted>() { error } else { damaged(&error) }
-    })?;
+    program::run(&mut command, &folder.join("messages"), &setup.signals, LIMIT)
+        .context("decompressing what was compressed just before")?;
     let size = fs::metadata(&unpacked).context("looking at the unpacked text")?.len();
     if size != length {
-        bail!(Broken(format!("{length} bytes were compressed, {size} came back")));
+        broken!("{length} bytes were compressed, {size} came back");
     }
     let file = BufReader::new(File::open(&unpacked).context("opening the unpacked text")?);
     let mut difference = Difference::new(file);
-    Text::new(setup.seed).write(length, &mut difference)?;
+    Text::new(setup.seed).write(length, &mut difference, || setup.signals.check())?;
     if let Some(offset) = difference.first() {
-        bail!(Broken(format!("what came back differs from what was compressed, from byte {offset} on")));
+        broken!("what came back differs from what was compressed, from byte {offset} on");
     }
     Ok(fs::metadata(&packed).context("looking at the compressed text")?.len())
-}
-
-/// What pbzip2 wrote just before, it cannot read.
-fn damaged(error: &anyhow::Error) -> anyhow::Error {
-    Broken(format!("what was compressed does not decompress: {error:#}")).into()
 }

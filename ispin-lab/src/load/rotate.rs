@@ -65,13 +65,7 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
         let turn = Setup { time: slice.min(left), seed: setup.seed.wrapping_add(turns - 1), ..setup.clone() };
         *operations.entry(load.name).or_default() += take_turn(load, &turn, turns, log.as_mut())?;
     }
-    let report = Report {
-        operations: turns,
-        elapsed: start.elapsed(),
-        value: Some(turns as f64),
-        per_thread: None,
-        details: Default::default(),
-    };
+    let report = Report::new(turns, start.elapsed()).value(turns as f64);
     Ok(report.with("loads", serde_json::to_value(operations)?).with("slice", options.slice))
 }
 

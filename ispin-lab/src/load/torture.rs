@@ -68,13 +68,7 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
             .push(json!({ "type": kind, "writes": found.writes, "most": found.most, "least": found.least }));
     }
     torture.remove()?;
-    let report = Report {
-        operations: writes,
-        elapsed: start.elapsed(),
-        value: None,
-        per_thread: None,
-        details: Default::default(),
-    };
+    let report = Report::new(writes, start.elapsed());
     Ok(report.with("rounds", rounds).with("long_hold_ms", options.long_hold))
 }
 

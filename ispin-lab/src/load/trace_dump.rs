@@ -161,8 +161,21 @@ impl Raw {
     }
 }
 
+/// A small file of tracefs. The kernel answers the second read of `header_page` with its end, whatever the first one
+/// left over, so the buffer has to hold all of it at once.
 fn read_whole(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("reading {}", path.display()))
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let mut buffer = vec![0; 1 << 16];
+        let mut content = vec![];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(content),
+                count => content.extend_from_slice(&buffer[..count]),
+            }
+        }
+    };
+    read().with_context(|| format!("reading {}", path.display()))
 }
 
 fn append(archive: &mut tar::Builder<Held>, name: &str, content: &[u8]) -> Result<()> {

@@ -33,6 +33,8 @@ pub fn run<T: DeserializeOwned>(setup: &Setup, parameters: &str) -> Result<T> {
         File::options().write(true).open(&path).with_context(|| format!("opening {}", path.display()))?;
     // The write lasts as long as the run. A signal ends it early; it must not be repeated.
     let written = rustix::io::write(&file, parameters.as_bytes());
+    // An open file keeps the module in use.
+    drop(file);
     setup.signals.check()?;
     match written {
         Ok(_) => {}

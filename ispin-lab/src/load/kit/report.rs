@@ -61,7 +61,7 @@ impl Spread {
 
 /// What each thread did.
 #[derive(Clone, Debug, Serialize)]
-pub struct PerThread {
+struct PerThread {
     /// Operations of each thread.
     operations: Vec<u64>,
     /// Their spread: how fair the locks were.
@@ -72,7 +72,7 @@ pub struct PerThread {
 
 impl PerThread {
     /// From each thread's operations and time.
-    pub fn new(laps: &[(u64, Duration)]) -> Self {
+    fn new(laps: &[(u64, Duration)]) -> Self {
         Self {
             operations: laps.iter().map(|lap| lap.0).collect(),
             operations_spread: Spread::of(laps.iter().map(|lap| lap.0 as f64)),
@@ -86,26 +86,41 @@ impl PerThread {
 pub struct Report {
     /// Operations of all threads together.
     pub operations: u64,
-    /// From the start of the first thread to the end of the last one.
-    pub elapsed: Duration,
-    /// The result in the workload's unit; `None` = operations per second.
-    pub value: Option<f64>,
-    /// What each thread did, where the load has threads of its own.
-    pub per_thread: Option<PerThread>,
-    /// What else the workload has to say.
-    pub details: Map<String, Value>,
+    elapsed: Duration,
+    value: Option<f64>,
+    threads: Option<u32>,
+    per_thread: Option<PerThread>,
+    details: Map<String, Value>,
 }
 
 impl Report {
-    /// The result of a team is its operations per second.
+    /// `elapsed` is from the start of the first thread to the end of the last one. The result in the workload's unit
+    /// is operations per second.
+    pub fn new(operations: u64, elapsed: Duration) -> Self {
+        Self { operations, elapsed, value: None, threads: None, per_thread: None, details: Map::new() }
+    }
+
+    /// Of what a team did.
     pub fn of_team(team: &Team) -> Self {
-        Self {
-            operations: team.operations(),
-            elapsed: team.elapsed,
-            value: None,
-            per_thread: Some(PerThread::new(&team.laps)),
-            details: Map::new(),
-        }
+        Self::new(team.operations(), team.elapsed).laps(&team.laps)
+    }
+
+    /// Another result, in the workload's unit.
+    pub fn value(mut self, value: f64) -> Self {
+        self.value = Some(value);
+        self
+    }
+
+    /// Another number of threads than the load was asked to have.
+    pub fn threads(mut self, threads: u32) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// What each thread did.
+    pub fn laps(mut self, laps: &[(u64, Duration)]) -> Self {
+        self.per_thread = Some(PerThread::new(laps));
+        self
     }
 
     /// Adds something of the workload's own.
@@ -150,7 +165,7 @@ pub fn json(workload: &Workload, setup: &Setup, result: &Result<Report, Error>) 
             let per_second = if seconds > 0.0 { report.operations as f64 / seconds } else { 0.0 };
             serde_json::to_string(&Line {
                 workload: workload.name,
-                threads: setup.threads,
+                threads: report.threads.unwrap_or(setup.threads),
                 seconds,
                 operations: report.operations,
                 per_second,

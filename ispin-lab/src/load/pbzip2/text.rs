@@ -28,11 +28,12 @@ impl Text {
         Self { random, words }
     }
 
-    /// Writes its first `length` bytes.
-    pub fn write(mut self, length: u64, out: &mut impl Write) -> Result<()> {
+    /// Writes its first `length` bytes, unless `go_on` fails meanwhile.
+    pub fn write(mut self, length: u64, out: &mut impl Write, go_on: impl Fn() -> Result<()>) -> Result<()> {
         let mut left = length;
         let mut line = vec![];
         while left > 0 {
+            go_on()?;
             line.clear();
             for _ in 0..LINE {
                 line.extend_from_slice(self.word());
@@ -95,14 +96,14 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_text_and_a_flipped_byte_is_found() {
         let mut text = vec![];
-        Text::new(3).write(100_000, &mut text).expect("memory");
+        Text::new(3).write(100_000, &mut text, || Ok(())).expect("memory");
         assert_eq!(text.len(), 100_000);
         let mut same = Difference::new(&text[..]);
-        Text::new(3).write(100_000, &mut same).expect("the same length");
+        Text::new(3).write(100_000, &mut same, || Ok(())).expect("the same length");
         assert_eq!(same.first(), None);
         text[77_777] ^= 1;
         let mut other = Difference::new(&text[..]);
-        Text::new(3).write(100_000, &mut other).expect("the same length");
+        Text::new(3).write(100_000, &mut other, || Ok(())).expect("the same length");
         assert_eq!(other.first(), Some(77_777));
     }
 }
