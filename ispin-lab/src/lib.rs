@@ -1,6 +1,7 @@
 //! What is measured: the lock library, workloads, the threads world, the VM lab, experiments as data.
 #![deny(missing_docs)]
 
+pub mod instructions;
 pub mod load;
 pub mod locks;
 pub mod matrix;

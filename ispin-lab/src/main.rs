@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ispin_agent::bpf::btf::KERNEL_BTF;
+use ispin_lab::instructions::{self, InstructionOptions};
 use ispin_lab::matrix::{self, Experiment, ResultFile};
 use ispin_lab::noise;
 use ispin_lab::overhead;
@@ -96,6 +97,8 @@ enum Cmd {
     },
     /// A guest under QEMU that runs a load, observed by the agent inside it; builds what it needs
     Vm(Box<VmOptions>),
+    /// Instructions of an uncontended lock and unlock in a guest's kernel: each lock, alone and observed
+    Instructions(InstructionOptions),
     #[command(hide = true)]
     VmProcess,
 }
@@ -117,6 +120,10 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Cmd::VmProcess => vm_process::main(),
         Cmd::Vm(options) => vm::run(&options),
+        Cmd::Instructions(options) => {
+            println!("{}", instructions::table(&instructions::measure(&options)?));
+            Ok(())
+        }
         Cmd::Matrix { file, out, table } => {
             let experiment = Experiment::read(&file)?;
             let out = match (out, file.file_stem()) {

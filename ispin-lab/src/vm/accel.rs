@@ -131,7 +131,11 @@ fn try_it(kernel: &Kernel, steps: &Steps) -> Result<Option<String>> {
             let said = qemu.said()?;
             let said = last_lines(&said, 1);
             let said = said.trim();
-            return Ok(Some(format!("QEMU {}{}{said}", describe(status), if said.is_empty() { "" } else { ": " })));
+            return Ok(Some(format!(
+                "QEMU {}{}{said}",
+                describe(status),
+                if said.is_empty() { "" } else { ": " }
+            )));
         }
         if begin.elapsed() > LIMIT {
             qemu.end(libc::SIGTERM, GRACE)?;

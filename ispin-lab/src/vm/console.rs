@@ -26,10 +26,14 @@ const fn begins(text: &'static str, cause: &'static str) -> Sign {
 }
 
 const LOCKDEP: &str = "lock debugging (PROVE_LOCKING, DEBUG_SPINLOCK) found a locking rule broken";
-const STALL: &str = "a vCPU made no progress for long: a lock that nobody releases, or a host that is far too busy";
+const STALL: &str =
+    "a vCPU made no progress for long: a lock that nobody releases, or a host that is far too busy";
 
 const SIGNS: &[Sign] = &[
-    says("Initramfs unpacking failed", "the initramfs could not be unpacked: give the guest more --memory-mb"),
+    says(
+        "Initramfs unpacking failed",
+        "the initramfs could not be unpacked: give the guest more --memory-mb",
+    ),
     says("No working init found", "the kernel found no /init in the initramfs"),
     says("Unable to mount root fs", "the kernel got no initramfs: give the guest more --memory-mb"),
     says("Attempted to kill init", "the init script ended, or was killed"),
@@ -119,8 +123,14 @@ mod tests {
 
     #[rstest]
     #[case("[    0.512345] Kernel panic - not syncing: No working init found.", "no /init")]
-    #[case("[    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)", "no initramfs")]
-    #[case("[    1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100", "init script")]
+    #[case(
+        "[    0.5] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)",
+        "no initramfs"
+    )]
+    #[case(
+        "[    1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
+        "init script"
+    )]
     #[case("[    3.1] Kernel panic - not syncing: Fatal exception", "gave up")]
     #[case("[   63.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", "no progress")]
     #[case("[   63.0][   C1] rcu: INFO: rcu_sched self-detected stall on CPU", "no progress")]

@@ -76,7 +76,10 @@ impl Image {
             let builder = Builder::new(path).ino(number).mode(mode).mtime(0).set_mode_file_type(kind);
             let size = u32::try_from(content.len()).with_context(|| format!("/{path} is too large"))?;
             let mut writer = builder.write(&mut out, size);
-            writer.write_all(content).and_then(|()| writer.finish().map(drop)).context("writing the initramfs")?;
+            writer
+                .write_all(content)
+                .and_then(|()| writer.finish().map(drop))
+                .context("writing the initramfs")?;
         }
         trailer(&mut out).context("writing the initramfs")?;
         out.flush().context("writing the initramfs")

@@ -5,6 +5,8 @@
 
 use std::fmt::Write;
 
+use super::rival::Rival;
+
 /// Begins a line of the init script, as opposed to one of the agent or the load.
 pub const MARK: &str = "ispin: ";
 /// Name of the port of the snapshots.
@@ -34,6 +36,8 @@ pub struct Plan {
     pub trace_kb: Option<u32>,
     /// The lock that the kernel must report; `None` = it is an unpatched one.
     pub lock: Option<String>,
+    /// Another observer that is attached before the load begins.
+    pub rival: Option<Rival>,
 }
 
 const HEAD: &str = r#"#!/bin/sh
@@ -107,6 +111,9 @@ impl Plan {
                 "echo {kb} > $tracing/buffer_size_kb || fail \"no memory for a trace of {kb} KiB per vCPU\"\n\
                  echo 1 > $tracing/events/ispinlock/enable || fail \"the trace cannot be started\"\n"
             );
+        }
+        if let Some(rival) = self.rival {
+            body += &rival.attach();
         }
         match &self.interval {
             Some(interval) => {
@@ -186,6 +193,7 @@ mod tests {
             interval: Some("250ms".into()),
             trace_kb: Some(4096),
             lock: Some("hvm".into()),
+            rival: None,
         }
     }
 
@@ -201,9 +209,12 @@ mod tests {
         for interval in [None, Some("1s".into())] {
             for trace_kb in [None, Some(1)] {
                 for lock in [None, Some("pv".into())] {
-                    let plan = Plan { interval: interval.clone(), trace_kb, lock, ..plan() };
-                    sound(&plan.init());
-                    sound(&plan.run_load());
+                    for rival in [None, Some(Rival::Ftrace), Some(Rival::Bpftrace)] {
+                        let lock = lock.clone();
+                        let plan = Plan { interval: interval.clone(), trace_kb, lock, rival, ..plan() };
+                        sound(&plan.init());
+                        sound(&plan.run_load());
+                    }
                 }
             }
         }

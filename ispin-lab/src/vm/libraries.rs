@@ -7,11 +7,9 @@ use anyhow::{Context, Result, bail};
 
 /// What `program` is linked with, its loader included; none if it is static or a script.
 pub fn of(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd")
-        .env("LC_ALL", "C")
-        .arg(program)
-        .output()
-        .context("running ldd (Debian package libc-bin), which tells the libraries of the guest's programs")?;
+    let output = Command::new("ldd").env("LC_ALL", "C").arg(program).output().context(
+        "running ldd (Debian package libc-bin), which tells the libraries of the guest's programs",
+    )?;
     let text = String::from_utf8_lossy(&output.stdout);
     let said = String::from_utf8_lossy(&output.stderr);
     if text.contains("statically linked") || said.contains("not a dynamic executable") {

@@ -17,6 +17,7 @@
 //! | `relay` | one boot, from QEMU's start to its end: snapshots to sinks, faults to errors |
 //! | `trace_file` | the file of `--trace` |
 //! | `result` | the closing table |
+//! | [`rival`] | other observers, to compare costs |
 
 pub mod accel;
 mod cache;
@@ -35,9 +36,11 @@ pub mod qemu;
 mod relay;
 mod report;
 mod result;
+pub mod rival;
 mod run;
 mod steps;
 mod trace_file;
 
 pub use options::VmOptions;
-pub use run::run;
+pub use relay::Observed;
+pub use run::{observe, run};

@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 use ispin_agent::cli;
 use ispin_agent::sink::SinkOptions;
 
+use super::rival::Rival;
+
 /// What the guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Hypervisor {
@@ -120,6 +122,9 @@ pub struct VmOptions {
     /// Where the snapshots go.
     #[command(flatten)]
     pub sinks: SinkOptions,
+    /// Another observer instead of the agent.
+    #[arg(skip)]
+    pub rival: Option<Rival>,
     /// Options of the load
     #[arg(last = true, value_name = "LOAD OPTION")]
     pub load_options: Vec<String>,

@@ -289,7 +289,8 @@ impl<'a> Relay<'a> {
         let Some(end) = self.end else {
             let status = qemu.try_wait()?.map_or_else(|| "still runs".to_owned(), describe);
             let said = qemu.said()?;
-            let stage = if self.report_port.read() == 0 { "before the guest had booted" } else { "too early" };
+            let stage =
+                if self.report_port.read() == 0 { "before the guest had booted" } else { "too early" };
             bail!(
                 "QEMU {status}, {stage}. It said:\n{}\nThe end of the guest's console:\n{}{}",
                 if said.trim().is_empty() { "    (nothing)".to_owned() } else { last_lines(&said, 20) },

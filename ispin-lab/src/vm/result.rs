@@ -69,10 +69,12 @@ fn counted(last: &Snapshot) -> Vec<(&'static str, String)> {
 /// What must be known about the figures, if anything.
 pub fn caution(source: Option<&str>) -> Option<&'static str> {
     match source {
-        Some("software") => {
-            Some("the kernel makes its quanta up: they preempt nobody, and LHP, LWP and deferrals are no results")
+        Some("software") => Some(
+            "the kernel makes its quanta up: they preempt nobody, and LHP, LWP and deferrals are no results",
+        ),
+        Some("none") => {
+            Some("nobody publishes slots: nothing can be deferred, and LHP and LWP cannot be seen")
         }
-        Some("none") => Some("nobody publishes slots: nothing can be deferred, and LHP and LWP cannot be seen"),
         _ => None,
     }
 }
@@ -109,7 +111,8 @@ mod tests {
 
     #[test]
     fn counts_and_losses_are_in_the_table() {
-        let counters = Counters { takes: 70, acquires: 71, deferrals: 3, lhp: 1, lwp: 2, ..Counters::default() };
+        let counters =
+            Counters { takes: 70, acquires: 71, deferrals: 3, lhp: 1, lwp: 2, ..Counters::default() };
         let vcpu = Vcpu { counters, ..Vcpu::default() };
         let last = Snapshot {
             vms: vec![Vm { vcpus: vec![vcpu.clone(), vcpu], ..Vm::default() }],

@@ -16,6 +16,7 @@ use super::programs::Programs;
 use super::progress::Progress;
 use super::qemu::{self, Machine, Mode};
 use super::relay::{self, Boot, Observed};
+use super::rival::{self, BPFTRACE, Rival};
 use super::steps::Steps;
 use super::trace_file::TraceFile;
 use super::{accel, checkout, libraries, result};
@@ -27,8 +28,16 @@ const DETERMINISTIC_CYCLES_PER_MS: f64 = 1e6;
 /// How many times slower than its own clock a guest may be before its silence is taken for a hang.
 const SLOWNESS: f64 = 30.0;
 
-/// Does a whole run.
+/// Does a whole run and tells what came of it.
 pub fn run(options: &VmOptions) -> Result<()> {
+    match observe(options)? {
+        Some(observed) => tell(options, &observed),
+        None => Ok(()),
+    }
+}
+
+/// Does a whole run. `None` = who read the output has gone, so it was ended early.
+pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
     options.validate()?;
     let workload = find_workload(&options.workload)?;
     let root = checkout::root()?;
@@ -39,7 +48,7 @@ pub fn run(options: &VmOptions) -> Result<()> {
     let sinks = options.sinks.open()?;
     let trace = options.trace.as_deref().map(TraceFile::new).transpose()?;
 
-    packages::ensure(&steps, &needed(workload))?;
+    packages::ensure(&steps, &needed(workload, options.rival))?;
     let kernel = Kernel::obtain(&root, options, &steps)?;
     let programs = Programs::build(&root, &steps)?;
     let initramfs = Shared::new("the initramfs")?;
@@ -67,10 +76,7 @@ pub fn run(options: &VmOptions) -> Result<()> {
     initramfs.lend(true)?;
     let observed = relay::run(&boot, sinks, trace.as_ref(), &steps)?;
     progress.finish();
-    match observed {
-        Some(observed) => tell(options, &observed),
-        None => Ok(()),
-    }
+    Ok(observed)
 }
 
 fn find_workload(name: &str) -> Result<&'static Workload> {
@@ -84,21 +90,17 @@ fn find_workload(name: &str) -> Result<&'static Workload> {
 }
 
 /// What must be installed on the host.
-fn needed(workload: &Workload) -> Vec<Needed> {
+fn needed(workload: &Workload, rival: Option<Rival>) -> Vec<Needed> {
     let programs = workload.needs.iter().filter_map(|file| match *file {
         HostFile::Program { path, package } => Some(Needed { path, package }),
         HostFile::Module { .. } => None,
     });
-    [QEMU, BUSYBOX].into_iter().chain(programs).collect()
+    let rival = (rival == Some(Rival::Bpftrace)).then_some(BPFTRACE);
+    [QEMU, BUSYBOX].into_iter().chain(rival).chain(programs).collect()
 }
 
 /// Puts the initramfs together.
-fn assemble(
-    options: &VmOptions,
-    workload: &Workload,
-    kernel: &Kernel,
-    programs: &Programs,
-) -> Result<Image> {
+fn assemble(options: &VmOptions, workload: &Workload, kernel: &Kernel, programs: &Programs) -> Result<Image> {
     let mut image = Image::default();
     for folder in ["/dev", "/proc", "/sys", "/tmp", "/run"] {
         image.folder(folder)?;
@@ -119,15 +121,13 @@ fn assemble(
         let name = module.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
         image.copy(module, &format!("{MODULE_FOLDER}/{name}"), 0o644)?;
     }
+    if options.rival == Some(Rival::Bpftrace) {
+        image.file(rival::PROGRAM, rival::BPFTRACE_PROGRAM.into(), 0o644)?;
+        add_program(&mut image, BPFTRACE.path)?;
+    }
     for file in workload.needs {
         match file {
-            HostFile::Program { path, .. } => {
-                image.copy(path.as_ref(), path, 0o755)?;
-                for library in libraries::of(path.as_ref())? {
-                    let at = library.to_str().context("a library whose path is not Unicode")?;
-                    image.copy(&library, at, 0o755)?;
-                }
-            }
+            HostFile::Program { path, .. } => add_program(&mut image, path)?,
             HostFile::Module { file, from } => {
                 let there = kernel.modules.iter().any(|module| module.ends_with(file));
                 if !there {
@@ -141,6 +141,16 @@ fn assemble(
         }
     }
     Ok(image)
+}
+
+/// Copies a program of the host and what it is linked with.
+fn add_program(image: &mut Image, path: &str) -> Result<()> {
+    image.copy(path.as_ref(), path, 0o755)?;
+    for library in libraries::of(path.as_ref())? {
+        let at = library.to_str().context("a library whose path is not Unicode")?;
+        image.copy(&library, at, 0o755)?;
+    }
+    Ok(())
 }
 
 /// Tools of busybox that the scripts use, and a person who looks around in a guest.
@@ -160,6 +170,7 @@ fn plan(options: &VmOptions, workload: &Workload) -> Plan {
         interval: (!options.no_agent).then(|| format!("{}ms", options.interval.as_millis())),
         trace_kb: options.trace.is_some().then(|| options.trace_mb * 1024 / options.vcpus),
         lock: (options.lock != Lock::Stock).then(|| options.lock.to_string()),
+        rival: options.rival,
     }
 }
 

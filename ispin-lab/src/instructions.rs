@@ -1,0 +1,184 @@
+//! What a lock costs when nobody contends it: instructions of a lock and unlock in a guest's kernel, counted by QEMU
+//! (`-icount`), so that the same command gives the same table everywhere.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser};
+use serde::Serialize;
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+use crate::vm::rival::Rival;
+use crate::vm::{self, VmOptions};
+
+/// The guest's TSC runs at 1 GHz, and an instruction takes 2 ns of its time (`shift=1` in `vm::qemu`).
+const CYCLES_PER_INSTRUCTION: f64 = 2.0;
+
+/// How to measure.
+#[derive(Args, Clone, Debug)]
+pub struct InstructionOptions {
+    /// Measure only the rows whose name contains this
+    #[arg(long, value_name = "WORD")]
+    pub only: Option<String>,
+    /// Write the table as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+}
+
+/// One row: a kernel, its lock, and who observes.
+struct Case {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    rival: Option<Rival>,
+}
+
+const PATCHED: &[&str] = &["--soft-slice-ms", "1000"];
+
+const CASES: [Case; 12] = [
+    Case { name: "stock queued spinlock", arguments: &["--lock", "stock", "--no-agent"], rival: None },
+    // The first two patches are the generic ticket lock and nothing else.
+    Case {
+        name: "stock ticket lock",
+        arguments: &["--lock", "stock", "--series", "2", "--no-agent"],
+        rival: None,
+    },
+    Case { name: "ticket", arguments: &["--lock", "ticket", "--no-agent"], rival: None },
+    Case { name: "hvm", arguments: &["--lock", "hvm", "--no-agent"], rival: None },
+    Case { name: "pv", arguments: &["--lock", "pv", "--no-agent"], rival: None },
+    Case { name: "ticket, agent", arguments: &["--lock", "ticket"], rival: None },
+    Case { name: "hvm, agent", arguments: &["--lock", "hvm"], rival: None },
+    Case { name: "pv, agent", arguments: &["--lock", "pv"], rival: None },
+    Case {
+        name: "ticket, ftrace",
+        arguments: &["--lock", "ticket", "--no-agent"],
+        rival: Some(Rival::Ftrace),
+    },
+    Case { name: "hvm, ftrace", arguments: &["--lock", "hvm", "--no-agent"], rival: Some(Rival::Ftrace) },
+    Case {
+        name: "ticket, bpftrace",
+        arguments: &["--lock", "ticket", "--no-agent", "--memory-mb", "2048"],
+        rival: Some(Rival::Bpftrace),
+    },
+    Case {
+        name: "hvm, bpftrace",
+        arguments: &["--lock", "hvm", "--no-agent", "--memory-mb", "2048"],
+        rival: Some(Rival::Bpftrace),
+    },
+];
+
+/// A row of the table. Instructions of a lock and unlock, of the batch into which no interrupt fell.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Kernel, lock and observer.
+    pub name: &'static str,
+    /// `spin_lock`, `spin_unlock`.
+    pub spin: f64,
+    /// `spin_lock_irqsave`, `spin_unlock_irqrestore`.
+    pub irqsave: f64,
+    /// `spin_trylock`, `spin_unlock`.
+    pub trylock: f64,
+}
+
+/// Measures every row, in the order of the table.
+pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
+    let wanted = |case: &&Case| options.only.as_ref().is_none_or(|word| case.name.contains(word.as_str()));
+    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
+    ensure!(!cases.is_empty(), "--only: no row has that in its name; they are {}", names());
+    let mut rows = vec![];
+    for case in cases {
+        eprintln!("{}", case.name);
+        rows.push(measure_case(case).with_context(|| format!("measuring `{}`", case.name))?);
+    }
+    if let Some(path) = &options.csv {
+        let writing = || format!("writing {}", path.display());
+        let mut writer = csv::Writer::from_path(path).with_context(writing)?;
+        for row in &rows {
+            writer.serialize(row).with_context(writing)?;
+        }
+        writer.flush().with_context(writing)?;
+    }
+    Ok(rows)
+}
+
+fn names() -> String {
+    CASES.map(|case| case.name).join("; ")
+}
+
+fn measure_case(case: &Case) -> Result<Row> {
+    let observed = vm::observe(&vm_options(case)?)?.context("the guest was ended early")?;
+    let result = observed.result.context("the load gave no result")?;
+    let cycles = result.other.get("cycles").context("the load measured no cycles")?;
+    let instructions = |operation: &str| -> Result<f64> {
+        let least = cycles.get(operation).and_then(|pair| pair.get("least")).and_then(|value| value.as_f64());
+        let least = least.with_context(|| format!("the load did not measure {operation}"))?;
+        Ok(least / CYCLES_PER_INSTRUCTION)
+    };
+    Ok(Row {
+        name: case.name,
+        spin: instructions("spin")?,
+        irqsave: instructions("irqsave")?,
+        trylock: instructions("trylock")?,
+    })
+}
+
+fn vm_options(case: &Case) -> Result<VmOptions> {
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        vm: VmOptions,
+    }
+    let common = ["vm", "--vcpus", "2", "--threads", "1", "--workload", "pairs", "--deterministic"];
+    let mut line: Vec<&str> = common.to_vec();
+    line.extend(case.arguments);
+    if !case.arguments.contains(&"stock") {
+        line.extend(PATCHED);
+    }
+    line.extend(["--", "--operations", "20000"]);
+    let mut options = Line::try_parse_from(line).context("the options of this row")?.vm;
+    options.rival = case.rival;
+    Ok(options)
+}
+
+/// The table, Markdown.
+pub fn table(rows: &[Row]) -> String {
+    let mut builder = Builder::default();
+    builder.push_record(["lock, observer", "spin_lock", "spin_lock_irqsave", "spin_trylock"]);
+    for row in rows {
+        let figure = |value: f64| format!("{value:.0}");
+        builder.push_record([
+            row.name.to_owned(),
+            figure(row.spin),
+            figure(row.irqsave),
+            figure(row.trylock),
+        ]);
+    }
+    builder.build().with(Style::markdown()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_a_run_that_can_be() {
+        for case in &CASES {
+            vm_options(case)
+                .and_then(|options| options.validate())
+                .unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
+        }
+    }
+
+    #[test]
+    fn rows_are_told_in_whole_instructions() {
+        let rows = [Row { name: "hvm", spin: 49.0, irqsave: 64.0, trylock: 47.5 }];
+        let text = table(&rows);
+        assert!(text.contains("| hvm ") && text.contains("| 49 ") && text.contains("| 64 "), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_row_is_refused() {
+        let options = InstructionOptions { only: Some("mcs".into()), csv: None };
+        assert!(measure(&options).unwrap_err().to_string().contains("stock queued spinlock"));
+    }
+}

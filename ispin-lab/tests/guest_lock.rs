@@ -1,0 +1,62 @@
+//! The guest patch's lock under load: observed truly, and not broken.
+
+use std::path::Path;
+use std::process::Command;
+
+mod guest;
+
+use guest::{fails, find, machine, succeeds, vm};
+
+/// Runs the script that counts from the kernel's own trace, and returns what it printed.
+fn truth(trace: &Path, snapshots: &Path) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("guest-patch").join("truth/truth.py");
+    let output = Command::new("python3").arg(script).arg(trace).arg(snapshots).output().expect("python3");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// A figure of the script's table, as the trace has it.
+fn counted(table: &str, name: &str) -> u64 {
+    let row = table.lines().find(|row| row.split_whitespace().next() == Some(name));
+    let figure = row.and_then(|row| row.split_whitespace().nth(2));
+    figure.and_then(|figure| figure.parse().ok()).unwrap_or_else(|| panic!("no {name} in {table}"))
+}
+
+#[test]
+fn the_agent_counts_what_the_kernels_own_trace_holds() {
+    let Some((_one, kernel)) = machine() else { return };
+    let dir = tempfile::tempdir().expect("tempdir");
+    for (lock, workload) in [("hvm", "dup"), ("pv", "futex")] {
+        let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
+        let arguments = ["--lock", lock, "--workload", workload, "--soft-slice-ms", "2", "--seconds", "1"];
+        let mut command = vm(&kernel, &arguments);
+        command.args(["--deterministic", "--trace"]).arg(&trace).arg("--json").arg(&snapshots);
+        succeeds(&mut command);
+        let table = truth(&trace, &snapshots);
+        assert!(table.contains("no difference"), "{table}");
+        for (name, at_least) in [("takes", 20_000), ("deferrals", 100), ("lwp", 1)] {
+            assert!(counted(&table, name) >= at_least, "{lock}, {workload}: too few {name}: {table}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_lock_is_caught_and_a_sound_one_is_not() {
+    let Some((_one, sound)) = machine() else { return };
+    let patch = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-patch/debug/broken-lock.patch");
+    let broken = match find(&["--patch", patch]) {
+        Ok(broken) => broken,
+        Err(why) => {
+            assert!(std::env::var_os("CI").is_none(), "{why}");
+            eprintln!("skipped: {why}");
+            return;
+        }
+    };
+    let load = ["--lock", "ticket", "--workload", "micro", "--seconds", "1", "--deterministic"];
+    succeeds(&mut vm(&sound, &load));
+    // The same kernel with its lock left whole.
+    succeeds(&mut vm(&broken, &load));
+    let said = fails(vm(&broken, &load).args(["--append", "ispinlock.broken=1"]));
+    assert!(said.contains("lock broken"), "{said}");
+}
