@@ -8,6 +8,7 @@ mod jsonl;
 mod lines;
 mod options;
 mod output;
+mod patient;
 mod socket;
 
 use anyhow::Result;
