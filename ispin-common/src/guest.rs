@@ -73,11 +73,7 @@ impl GuestLane {
     /// Takes in one event. `last_release` tells when `event.lock` was last released by anybody, if known; it is asked
     /// only where an acquire ends a preempted wait.
     #[inline(always)]
-    pub fn observe(
-        &mut self,
-        event: &Event,
-        last_release: impl FnOnce() -> Option<u64>,
-    ) -> Option<Incident> {
+    pub fn observe(&mut self, event: &Event, last_release: impl FnOnce() -> Option<u64>) -> Option<Incident> {
         self.note_quantum(event);
         match event.kind {
             EventKind::Take => {
@@ -131,8 +127,7 @@ impl GuestLane {
     /// Adds the event to the rows of its lock and its caller.
     #[inline(always)]
     fn add(&mut self, event: &Event, outcome: &Outcome) -> Places {
-        let places =
-            Places { lock: self.locks.place(event.lock), caller: self.callers.place(outcome.ip) };
+        let places = Places { lock: self.locks.place(event.lock), caller: self.callers.place(outcome.ip) };
         self.locks.at(places.lock, event.lock).add(event, outcome);
         self.callers.at(places.caller, outcome.ip).add(event, outcome);
         places

@@ -45,7 +45,7 @@ fn row_adds_what_the_event_meant() {
         lwp: 3,
         lwp_harmful: 2,
         idle_cycles: 80,
-        partner: 2,
+        partner: 1,
         cold: 0,
     };
     assert_eq!(row, expected);

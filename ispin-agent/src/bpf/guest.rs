@@ -202,7 +202,6 @@ impl GuestPrograms {
             .map_mut(name)
             .ok_or_else(|| anyhow!("the eBPF object has no map {name}: it was built from other sources"))
     }
-
 }
 
 fn used(counters: &Counters) -> bool {

@@ -19,7 +19,9 @@ pub unsafe fn read_words<T>(from: *const T) -> Box<T> {
     let mut copy = Box::<T>::new_uninit();
     for word in 0..size_of::<T>() / 8 {
         // SAFETY: both sides are inside their objects; the rest by the caller's word.
-        unsafe { copy.as_mut_ptr().cast::<u64>().add(word).write(from.cast::<u64>().add(word).read_volatile()) };
+        unsafe {
+            copy.as_mut_ptr().cast::<u64>().add(word).write(from.cast::<u64>().add(word).read_volatile())
+        };
     }
     // SAFETY: every word was written, and every bit pattern is valid by the caller's word.
     unsafe { copy.assume_init() }

@@ -86,7 +86,9 @@ impl Source {
     pub fn caveat(&self) -> Option<&'static str> {
         match self.slot_source.as_str() {
             "software" => Some("quanta of the software source preempt nobody: this is no result"),
-            "none" => Some("nobody publishes quanta: takes are unslotted, and neither LHP nor LWP can be judged"),
+            "none" => {
+                Some("nobody publishes quanta: takes are unslotted, and neither LHP nor LWP can be judged")
+            }
             _ => None,
         }
     }

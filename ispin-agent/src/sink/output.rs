@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_there_is_not_made() {
-        let error = Output::open("json", "/dev/no-such-port").err().map(|e| e.to_string()).expect("must fail");
+        let error =
+            Output::open("json", "/dev/no-such-port").err().map(|e| e.to_string()).expect("must fail");
         assert!(error.contains("no such device"), "{error}");
         assert!(!Path::new("/dev/no-such-port").exists());
     }

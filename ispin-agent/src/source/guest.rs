@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use self::cycles::Cycles;
-use self::names::KALLSYMS;
+pub use self::names::KALLSYMS;
 use self::parameters::{PARAMETERS, Parameters};
 use self::rows::LockNames;
 use self::snapshot::Reading;
@@ -99,8 +99,7 @@ impl GuestSource {
             had: session.cycles.read()?,
             kernel: session.kernel.read()?,
         };
-        let mut snapshot =
-            snapshot::snapshot(&self.vm, self.symbols.names(), &mut self.lock_names, &reading);
+        let mut snapshot = snapshot::snapshot(&self.vm, self.symbols.names(), &mut self.lock_names, &reading);
         session.seq += 1;
         snapshot.seq = session.seq;
         snapshot.elapsed_ns = now_ns().saturating_sub(session.since_ns);
@@ -140,7 +139,9 @@ impl Source for GuestSource {
 /// Looks up where each CPU's copy of the per-CPU variables is, so that locks in them have names.
 fn find_per_cpu_data(programs: &mut GuestPrograms, symbols: &mut Symbols) {
     let Some(address) = symbols.names().address_of("__per_cpu_offset") else {
-        log::info!("the kernel's symbols do not tell where per-CPU data are: their locks are shown by address");
+        log::info!(
+            "the kernel's symbols do not tell where per-CPU data are: their locks are shown by address"
+        );
         return;
     };
     match programs.read_kernel(address, programs.cpus() as usize) {

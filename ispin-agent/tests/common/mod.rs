@@ -101,7 +101,13 @@ fn vm(name: &str, n: u64, weight: u64) -> Vm {
         }
     };
     let hist = Hist { buckets: vec![0, 0, 5 * n, 2 * n] };
-    Vm { name: name.into(), vcpus: vec![vcpu(0), vcpu(1)], hold: hist.clone(), wait: hist, hold_over_csd: Some(2 * n) }
+    Vm {
+        name: name.into(),
+        vcpus: vec![vcpu(0), vcpu(1)],
+        hold: hist.clone(),
+        wait: hist,
+        hold_over_csd: Some(2 * n),
+    }
 }
 
 fn incident(n: u64) -> IncidentRecord {

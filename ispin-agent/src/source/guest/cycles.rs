@@ -106,7 +106,9 @@ fn parse(text: &str, tick_ns: u64) -> Result<BTreeMap<u32, (u64, u64)>> {
     for line in text.lines() {
         let mut fields = line.split_ascii_whitespace();
         // The first line is the sum of all and has no number.
-        let Some(Ok(cpu)) = fields.next().and_then(|name| name.strip_prefix("cpu")).map(str::parse) else { continue };
+        let Some(Ok(cpu)) = fields.next().and_then(|name| name.strip_prefix("cpu")).map(str::parse) else {
+            continue;
+        };
         let ticks: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
         // user nice system idle iowait irq softirq steal ...
         let [_, _, _, idle, iowait, _, _, stolen, ..] = ticks[..] else {
@@ -176,7 +178,8 @@ mod tests {
 
     #[test]
     fn the_kernels_format() {
-        let text = "cpu  10 0 0 0 0 0 0 0 0 0\ncpu0 1 2 3 40 5 6 7 8 9 10\ncpu3 0 0 0 1 0 0 0 0 0 0\nintr 5\n";
+        let text =
+            "cpu  10 0 0 0 0 0 0 0 0 0\ncpu0 1 2 3 40 5 6 7 8 9 10\ncpu3 0 0 0 1 0 0 0 0 0 0\nintr 5\n";
         assert_eq!(parse(text, 10).unwrap(), BTreeMap::from([(0, (450, 80)), (3, (10, 0))]));
         assert!(parse("intr 5\n", 10).is_err());
         assert!(parse("cpu0 1 2 3\n", 10).unwrap_err().to_string().contains("`cpu0 1 2 3`"));

@@ -79,7 +79,8 @@ impl Names {
         {
             names.original = (start, end);
             let inside = |symbol: &Symbol| (start..end).contains(&symbol.address);
-            let (ordinary, per_cpu) = std::mem::take(&mut names.symbols).into_iter().partition(|s| !inside(s));
+            let (ordinary, per_cpu) =
+                std::mem::take(&mut names.symbols).into_iter().partition(|s| !inside(s));
             names.symbols = ordinary;
             names.per_cpu = per_cpu;
             names.per_cpu.extend(absolute.into_iter().filter(inside));

@@ -80,21 +80,18 @@ fn sums<'a>(tables: impl Iterator<Item = &'a GuestTable>) -> BTreeMap<u64, Row> 
 
 /// The rows that matter, by one measure or another; the rest joins the row of all others.
 fn bounded(rows: BTreeMap<u64, Row>) -> BTreeMap<u64, Row> {
-    let measures: [fn(&Row) -> u64; 3] =
-        [|row| row.wait_cycles, |row| row.acquires, |row| row.lhp + row.lwp];
+    let measures: [fn(&Row) -> u64; 3] = [|row| row.wait_cycles, |row| row.acquires, |row| row.lhp + row.lwp];
     let mut shown = BTreeSet::from([0]);
     for measure in measures {
-        let mut best: Vec<(u64, u64)> = rows.iter().map(|(key, row)| (measure(row), *key)).collect();
+        let measured = rows.iter().map(|(key, row)| (measure(row), *key));
+        let mut best: Vec<(u64, u64)> = measured.filter(|(n, key)| *n > 0 && *key != 0).collect();
         best.sort_unstable_by(|a, b| b.cmp(a));
-        shown.extend(best.iter().take(SHOWN).filter(|(n, _)| *n > 0).map(|(_, key)| *key));
+        shown.extend(best.iter().take(SHOWN).map(|(_, key)| *key));
     }
     let mut bounded: BTreeMap<u64, Row> = BTreeMap::new();
     for (key, row) in rows {
         let key = if shown.contains(&key) { key } else { 0 };
-        bounded
-            .entry(key)
-            .and_modify(|known| known.merge(&row))
-            .or_insert(Row { key, ..row });
+        bounded.entry(key).and_modify(|known| known.merge(&row)).or_insert(Row { key, ..row });
     }
     bounded
 }

@@ -96,7 +96,10 @@ mod tests {
         write("stats", "cpu0 takes 100 deferrals 5 brandnew 1\ncpu2 takes 7 deferrals 0 brandnew 0\n");
         write("irqs_off", "cpu0 10 3 11 1\ncpu2 10 1 11 0\n");
         let begun = KernelStats::begin(dir.path()).unwrap();
-        write("stats", "cpu0 takes 130 deferrals 6 brandnew 4\ncpu2 takes 9 deferrals 1 brandnew 0\ncpu3 takes 2\n");
+        write(
+            "stats",
+            "cpu0 takes 130 deferrals 6 brandnew 4\ncpu2 takes 9 deferrals 1 brandnew 0\ncpu3 takes 2\n",
+        );
         write("irqs_off", "cpu0 10 5 11 1\ncpu2 10 2 11 4\n");
         let reading = begun.read().unwrap();
         let stats = reading.stats.unwrap();
@@ -115,7 +118,11 @@ mod tests {
 
     #[test]
     fn another_format_is_an_error() {
-        for (text, what) in [("takes 5\n", "line 1"), ("cpu0 takes 5\ncpu1 takes\n", "line 2: `takes`"), ("cpu0 takes x", "`takes`")] {
+        for (text, what) in [
+            ("takes 5\n", "line 1"),
+            ("cpu0 takes 5\ncpu1 takes\n", "line 2: `takes`"),
+            ("cpu0 takes x", "`takes`"),
+        ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
