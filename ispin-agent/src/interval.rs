@@ -1,7 +1,7 @@
 //! What happened between two snapshots, and the figures derived from it, defined once for CSV, summary and
 //! screen.
 
-use crate::model::{CrossCheck, Losses, Snapshot, Vcpu, Vm};
+use crate::model::{CrossCheck, Hist, Losses, Snapshot, Vcpu, Vm};
 
 /// The stretch between two snapshots of one session.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,15 @@ pub struct VmDelta<'a> {
     pub vcpus: Vec<Vcpu>,
     /// All of them together.
     pub all: Vcpu,
+    /// Hold times.
+    pub hold: Hist,
+}
+
+impl VmDelta<'_> {
+    /// Holds that were not shorter than the csd, of a hundred; `None` without a hold or a csd.
+    pub fn hold_over_csd_pct(&self, csd: u64) -> Option<f64> {
+        share(self.hold.not_below(csd)?, self.hold.count()).map(|s| s * 100.0)
+    }
 }
 
 impl<'a> Interval<'a> {
@@ -43,7 +52,8 @@ impl<'a> Interval<'a> {
             for vcpu in &vcpus {
                 all.merge(vcpu);
             }
-            VmDelta { name: &vm.name, vcpus, all }
+            let hold = earlier.map_or_else(|| vm.hold.clone(), |earlier| vm.hold.since(&earlier.hold));
+            VmDelta { name: &vm.name, vcpus, all, hold }
         })
     }
 
@@ -112,13 +122,15 @@ pub struct Figures {
     pub contended_pct: Option<f64>,
     /// Time on a pCPU spent spinning for a ticket's turn, of a hundred of all time on a pCPU.
     pub spin_pct: Option<f64>,
+    /// Time spent spinning for a ticket's turn, of a hundred of all time that the vCPU had (paper, Table 1).
+    pub spin_total_pct: Option<f64>,
     /// Time on a pCPU spent deferring, of a hundred of all time on a pCPU.
     pub defer_pct: Option<f64>,
 }
 
 impl Figures {
     /// The names of [`Self::values`]: the CSV columns.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "psp",
         "lql_mean",
         "hold_mean",
@@ -128,6 +140,7 @@ impl Figures {
         "acquires_per_s",
         "contended_pct",
         "spin_pct",
+        "spin_total_pct",
         "defer_pct",
     ];
 
@@ -147,12 +160,13 @@ impl Figures {
             acquires_per_s: per_second(c.acquires),
             contended_pct: percent(c.contended, c.takes),
             spin_pct: percent(c.spin_cycles, delta.on_time),
+            spin_total_pct: percent(c.spin_cycles, delta.total_cycles),
             defer_pct: percent(c.defer_spin_cycles, delta.on_time),
         }
     }
 
     /// The values, in the order of [`Self::NAMES`].
-    pub fn values(&self) -> [Option<f64>; 10] {
+    pub fn values(&self) -> [Option<f64>; 11] {
         [
             Some(self.psp as f64),
             self.lql_mean,
@@ -163,6 +177,7 @@ impl Figures {
             self.acquires_per_s,
             self.contended_pct,
             self.spin_pct,
+            self.spin_total_pct,
             self.defer_pct,
         ]
     }

@@ -38,12 +38,18 @@ fn try_observe(options: &RunOptions, btf: &Path, diagnostics: bool) -> Result<u8
     let kind = settle_source(options, btf)?;
     let sinks = options.sinks.open()?;
     let signals = Signals::catch()?;
-    let mut command = spawn(&kind, options, btf)?;
+    // A threads world is made by COMMAND. A kernel is there already: it is observed before COMMAND begins, so that
+    // nothing of that is missed.
+    let first = kind != SourceKind::Guest;
+    let mut command = if first { spawn(&kind, options, btf)? } else { None };
     let priority = raise_priority(&kind);
     let mut source = match open_source(&kind, options, btf, &mut command, &signals) {
         Ok(source) => source,
         Err(e) => return give_up(e, command),
     };
+    if !first {
+        command = spawn(&kind, options, btf)?;
+    }
     let run = run::Options { interval: options.interval, duration: options.duration, diagnostics };
     let outcome = run::run(source.as_mut(), sinks, command.as_mut(), &signals, &run)?;
     // The world learns that nobody observes it any more before it is ended.

@@ -1,13 +1,12 @@
 //! Signals that end a run, as a file descriptor: it can be asked in passing and waited for, and nothing
 //! wakes up between two signals.
 
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
+use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::{SigId, flag, low_level};
 
@@ -15,7 +14,8 @@ use signal_hook::{SigId, flag, low_level};
 /// (`nohup`) stays ignored. Meanwhile a file that reaches the limit of its size (`ulimit -f`) is an error of
 /// the write, not the end of the process.
 pub struct Signals {
-    pipe: UnixStream,
+    /// Reading end. A pipe and no socket: a small guest's kernel may have none.
+    pipe: OwnedFd,
     latest: Arc<AtomicUsize>,
     ids: Vec<SigId>,
 }
@@ -23,8 +23,8 @@ pub struct Signals {
 impl Signals {
     /// Starts catching.
     pub fn catch() -> Result<Self> {
-        let (pipe, writer) = UnixStream::pair().context("making a pipe for signals")?;
-        pipe.set_nonblocking(true).context("making a pipe for signals")?;
+        let (pipe, writer) =
+            pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC).context("making a pipe for signals")?;
         let mut signals = Self { pipe, latest: Arc::new(AtomicUsize::new(0)), ids: vec![] };
         // Left alone, it would end this process in the middle of a line; caught, the write fails instead.
         signals.ids.push(flag::register(libc::SIGXFSZ, Arc::default())?);
@@ -43,7 +43,7 @@ impl Signals {
     /// Number of the latest signal since the previous call.
     pub fn take(&self) -> Option<i32> {
         let mut bytes = [0; 64];
-        while matches!((&self.pipe).read(&mut bytes), Ok(n) if n > 0) {}
+        while matches!(rustix::io::read(&self.pipe, &mut bytes), Ok(n) if n > 0) {}
         match self.latest.swap(0, Ordering::SeqCst) {
             0 => None,
             signal => Some(signal as i32),

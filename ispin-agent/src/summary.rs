@@ -21,6 +21,7 @@ pub fn of(last: &Snapshot) -> String {
         "PSP/s",
         "PSP/quantum",
         "spin %",
+        "of all %",
         "defer %",
         "hold",
         "wait",
@@ -48,8 +49,36 @@ pub fn of(last: &Snapshot) -> String {
         last.elapsed_ns as f64 / 1e9,
         source.time_unit
     );
+    if let Some(caveat) = source.caveat() {
+        text += &format!("NO RESULT: slots {}: {caveat}\n", source.slot_source);
+    }
+    for vm in &last.vms {
+        let Some(over) = vm.hold_over_csd.filter(|_| vm.hold.count() > 0) else { continue };
+        let share = over as f64 * 100.0 / vm.hold.count() as f64;
+        text += &format!(
+            "{}: {share:.3} % of the holds are not shorter than the csd of {}\n",
+            vm.name, source.csd
+        );
+    }
     let lost = named(&last.losses.named());
     text += &if lost.is_empty() { "nothing was lost\n".to_owned() } else { format!("LOST: {lost}\n") };
+    for vm in &last.vms {
+        let total = vm.total();
+        let Some(stats) = &total.stats else { continue };
+        let ours = [
+            ("takes", total.counters.takes),
+            ("deferrals", total.counters.deferrals),
+            ("unslotted", total.counters.unslotted),
+            ("expired", total.counters.expired),
+        ];
+        let pairs = ours.iter().filter_map(|(name, seen)| {
+            stats.get(name).map(|counted| format!("{name} {counted} (seen {seen})"))
+        });
+        let known = |name: &String| ours.iter().any(|(known, _)| known == name);
+        let rest = stats.0.keys().filter(|name| !known(name)).map(|name| format!("{name} {}", stats.0[name]));
+        let all: Vec<String> = pairs.chain(rest).collect();
+        text += &format!("{}: the kernel's own counts: {}\n", vm.name, all.join(", "));
+    }
     if let Some(check) = &last.cross_check {
         let seen = named(&check.named());
         let seen = if seen.is_empty() { "no preemption in mid-episode" } else { &seen };
@@ -75,6 +104,7 @@ fn row(name: &str, vcpus: usize, total: &Vcpu, ns: u64) -> Vec<String> {
         number(f.psp_per_s, 1),
         number(f.psp_per_quantum, 4),
         number(f.spin_pct, 1),
+        number(f.spin_total_pct, 1),
         number(f.defer_pct, 1),
         number(f.hold_mean, 0),
         number(f.wait_mean, 0),

@@ -68,7 +68,7 @@ fn a_new_session_starts_from_zero() {
     let takes = columns.iter().position(|c| c == "takes").expect("column");
     let seen: Vec<String> = valid_csv(&path)
         .iter()
-        .filter(|r| &r[6] == "vm0" && &r[7] == "all")
+        .filter(|r| &r[7] == "vm0" && &r[8] == "all")
         .map(|r| r[takes].to_owned())
         .collect();
     assert_eq!(seen, ["3000"; 5]);
@@ -81,7 +81,7 @@ fn a_vm_with_a_comma_in_its_name_stays_one_field() {
     let mut odd = snapshot(1);
     odd.vms[0].name = "a,\"b\"".into();
     feed(open_sink("csv", path.to_str().expect("UTF-8")).expect("open").as_mut(), &[odd]);
-    assert_eq!(&valid_csv(&path)[0][6], "a,\"b\"");
+    assert_eq!(&valid_csv(&path)[0][7], "a,\"b\"");
 }
 
 #[test]

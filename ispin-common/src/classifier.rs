@@ -60,8 +60,8 @@ pub struct Classifier {
     pub next_seq: u32,
     /// Entries of `locks` at and above this index are free.
     high: u32,
-    /// For [`Self::any_index`].
-    scratch: u64,
+    /// Index of the episode that the latest take, acquire or release was part of; see [`Self::touch`].
+    touched: u64,
     deferred_lock: u64,
     deferred_since: u64,
     /// 0 = free entry.
@@ -98,7 +98,7 @@ impl Classifier {
     pub fn on_event(&mut self, event: &Event, last_release: Option<u64>) -> Outcome {
         match event.kind {
             EventKind::Take => self.on_take(event),
-            EventKind::Acquire => self.on_acquire(event, last_release),
+            EventKind::Acquire => self.on_acquire(event, || last_release),
             EventKind::Release => self.on_release(event),
             EventKind::Incapable => self.on_incapable(event),
         }
@@ -124,8 +124,16 @@ impl Classifier {
         self.locks.iter().filter(|&&lock| lock != 0).count()
     }
 
+    /// Index, below [`MAX_OPEN`], of the episode that the latest acquire or release was part of, if its outcome says
+    /// that it could be paired.
     #[inline(always)]
-    fn on_incapable(&mut self, event: &Event) -> Outcome {
+    pub fn touched(&self) -> usize {
+        self.touched as usize
+    }
+
+    /// A ticket was refused.
+    #[inline(always)]
+    pub fn on_incapable(&mut self, event: &Event) -> Outcome {
         self.counters.deferrals += 1;
         if self.deferred_lock != event.lock {
             if self.deferred_lock != 0 {
@@ -137,8 +145,9 @@ impl Classifier {
         Outcome { ip: event.ip, ..Outcome::default() }
     }
 
+    /// A ticket was taken.
     #[inline(always)]
-    fn on_take(&mut self, event: &Event) -> Outcome {
+    pub fn on_take(&mut self, event: &Event) -> Outcome {
         if self.deferred_lock != 0 && self.deferred_lock == event.lock {
             let deferred = event.tsc.saturating_sub(self.deferred_since);
             self.counters.defer_cycles += deferred;
@@ -178,7 +187,7 @@ impl Classifier {
             self.counters.overflowed += 1;
             self.oldest()
         };
-        let index = self.any_index(index);
+        let index = self.touch(index);
         let seq = self.next_seq;
         self.next_seq = seq.wrapping_add(1);
         if index as u32 >= self.high {
@@ -202,8 +211,9 @@ impl Classifier {
         index
     }
 
+    /// The lock was acquired. `last_release` is asked only if its answer matters.
     #[inline(always)]
-    fn on_acquire(&mut self, event: &Event, last_release: Option<u64>) -> Outcome {
+    pub fn on_acquire(&mut self, event: &Event, last_release: impl FnOnce() -> Option<u64>) -> Outcome {
         self.counters.acquires += 1;
         self.end_deferral(event.lock);
         let (found, free) = self.find(event.lock);
@@ -213,7 +223,7 @@ impl Classifier {
         } else {
             found
         };
-        let index = self.any_index(index);
+        let index = self.touch(index);
         let mut outcome = Outcome { ip: event.ip, ..Outcome::default() };
         let counters = &mut self.counters;
         let episode = match self.episodes.get_mut(index) {
@@ -248,7 +258,7 @@ impl Classifier {
             if !episode.take_ids.same_dispatch(event.ids) {
                 flags |= Incident::PREEMPTED;
                 counters.lwp_preempted += 1;
-                match last_release {
+                match last_release() {
                     Some(released) if released < event.start => {
                         flags |= Incident::HARMFUL;
                         counters.lwp_harmful += 1;
@@ -276,13 +286,14 @@ impl Classifier {
         outcome
     }
 
+    /// The lock was released.
     #[inline(always)]
-    fn on_release(&mut self, event: &Event) -> Outcome {
+    pub fn on_release(&mut self, event: &Event) -> Outcome {
         self.counters.releases += 1;
         self.end_deferral(event.lock);
         let mut outcome = Outcome { ip: event.ip, ..Outcome::default() };
         let index = self.find(event.lock).0;
-        let index = self.any_index(index);
+        let index = self.touch(index);
         self.close(index);
         let Some(episode) = self.episodes.get(index) else {
             self.counters.unpaired_release += 1;
@@ -321,19 +332,16 @@ impl Classifier {
         outcome
     }
 
-    /// `index`, on BPF by way of memory whose content the verifier does not follow. Otherwise it would walk the
-    /// rest of the program once for each index that a search can end with: 15 times the work, and a third of
-    /// what it allows.
+    /// Remembers `index` and returns it, on BPF by way of memory whose content the verifier does not follow.
+    /// Otherwise it would walk the rest of the program once for each index that a search can end with: 15 times
+    /// the work, and a third of what it allows.
     #[inline(always)]
-    fn any_index(&mut self, index: usize) -> usize {
-        if !cfg!(target_arch = "bpf") {
-            return index;
-        }
-        let scratch = addr_of_mut!(self.scratch);
+    fn touch(&mut self, index: usize) -> usize {
+        let touched = addr_of_mut!(self.touched);
         // SAFETY: an aligned field of self.
         unsafe {
-            write_volatile(scratch, index as u64);
-            read_volatile(scratch) as usize
+            write_volatile(touched, index as u64);
+            if cfg!(target_arch = "bpf") { read_volatile(touched) as usize } else { index }
         }
     }
 

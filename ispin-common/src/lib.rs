@@ -15,7 +15,8 @@
 //! | [`incident`] | one problematic spin preemption, as a record |
 //! | [`ring`] | single-producer single-consumer ring for incidents |
 //! | [`table`] | bounded per-lock and per-caller tables |
-//! | [`guest`] | maps that the guest programs share with the agent |
+//! | [`guest`] | maps that the guest programs share with the agent, and what they do with an event |
+//! | [`memory`] | a look into the kernel's memory, for names |
 //! | [`threads`] | memory that the threads world shares with its publisher: rows, phase word, control block |
 #![no_std]
 #![deny(missing_docs)]
@@ -27,6 +28,7 @@ pub mod event;
 pub mod guest;
 pub mod histogram;
 pub mod incident;
+pub mod memory;
 pub mod ring;
 pub mod slot;
 pub mod table;

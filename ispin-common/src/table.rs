@@ -1,8 +1,9 @@
 //! Bounded tables of totals per lock and per caller, without a lock.
 //!
 //! Every table has one writer: a CPU at one context level, or a vCPU thread. Keys live by open addressing
-//! in at most [`PROBES`] places; a key that finds them all taken is counted in the table's overflow count
-//! and shown, never merged into a stranger's row.
+//! in at most [`PROBES`] places. A key that finds them all taken takes the place of the coldest of them, whose totals
+//! go to the row of all others: sums stay exact, a stranger's row never gets them, and what becomes hot after the
+//! table was full still gets a row.
 
 /// Places a key may live in.
 pub const PROBES: u32 = 8;
@@ -33,9 +34,31 @@ pub struct Row {
     pub lwp_harmful: u64,
     /// How long the lock stood free because of them.
     pub idle_cycles: u64,
+    /// Of a lock, a caller; of a caller, a lock: the one of the last take that met a queue, or of the first acquire if
+    /// none has met one yet.
+    pub partner: u64,
+    /// Acquires of so long ago that they no longer keep the row in its place.
+    pub cold: u64,
 }
 
 impl Row {
+    /// A free row.
+    pub const EMPTY: Self = Self {
+        key: 0,
+        acquires: 0,
+        contended: 0,
+        deferrals: 0,
+        wait_cycles: 0,
+        spin_cycles: 0,
+        hold_cycles: 0,
+        lhp: 0,
+        lwp: 0,
+        lwp_harmful: 0,
+        idle_cycles: 0,
+        partner: 0,
+        cold: 0,
+    };
+
     /// Adds an event and what the classifier made of it.
     #[inline(always)]
     pub fn add(&mut self, event: &crate::event::Event, outcome: &crate::classifier::Outcome) {
@@ -45,9 +68,13 @@ impl Row {
             EventKind::Take => {
                 if event.lql > 0 {
                     self.contended += 1;
+                    self.partner = self.other(event.lock, event.ip);
                 }
             }
             EventKind::Acquire => {
+                if self.acquires == 0 && self.partner == 0 {
+                    self.partner = self.other(event.lock, outcome.ip);
+                }
                 self.acquires += 1;
                 if let Some(wait) = outcome.wait {
                     self.wait_cycles += wait;
@@ -74,8 +101,18 @@ impl Row {
         }
     }
 
-    /// Adds another row of the same key.
+    #[inline(always)]
+    const fn other(&self, lock: u64, caller: u64) -> u64 {
+        if self.key == lock { caller } else { lock }
+    }
+
+    /// Adds another row of the same key. The partner is that of the row that met more queues, or has more acquires if
+    /// none met any.
+    #[inline(always)]
     pub fn merge(&mut self, other: &Self) {
+        if (other.contended, other.acquires) > (self.contended, self.acquires) {
+            self.partner = other.partner;
+        }
         self.acquires += other.acquires;
         self.contended += other.contended;
         self.deferrals += other.deferrals;
@@ -98,41 +135,87 @@ pub const fn first_place(key: u64, rows: u32) -> u32 {
     (key.wrapping_mul(HASH) >> 32) as u32 & (rows - 1)
 }
 
-/// A small table in one piece of memory, for a vCPU thread.
+/// A table in one piece of memory.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Table<const N: usize> {
-    /// Events whose key found no place, or was 0, which is no key.
-    pub overflowed: u64,
+    /// How often a row had to go.
+    pub evicted: u64,
+    /// Totals of the rows that had to go, and of key 0, which is no key.
+    pub others: Row,
     /// The rows.
     pub rows: [Row; N],
 }
 
 impl<const N: usize> Table<N> {
-    /// The row of `key`, claimed if new; none if all its places are taken, which is counted.
+    /// An empty table.
+    pub const fn new() -> Self {
+        Self { evicted: 0, others: Row::EMPTY, rows: [Row::EMPTY; N] }
+    }
+
+    /// The row of `key`, which it gets now if it has none.
     #[inline(always)]
-    pub fn row(&mut self, key: u64) -> Option<&mut Row> {
+    pub fn row(&mut self, key: u64) -> &mut Row {
+        let place = self.place(key);
+        self.at(place, key)
+    }
+
+    /// Where the row of `key` is, which it gets now if it has none.
+    #[inline(always)]
+    pub fn place(&mut self, key: u64) -> u32 {
         let first = first_place(key, N as u32);
-        let mut found = None;
-        for i in 0..PROBES {
-            let place = (first + i) as usize & (N - 1);
-            let at = self.rows[place].key;
-            if at == key || at == 0 {
-                found = Some(place);
-                break;
+        let mut i = 0;
+        while i < PROBES {
+            let place = (first + i) & (N as u32 - 1);
+            let row = &mut self.rows[place as usize];
+            if row.key == key {
+                return place;
             }
-        }
-        match found {
-            Some(place) if key != 0 => {
-                let row = &mut self.rows[place];
+            if row.key == 0 {
                 row.key = key;
-                Some(row)
+                return place;
             }
-            _ => {
-                self.overflowed += 1;
-                None
-            }
+            i += 1;
         }
+        self.evict(first, key)
+    }
+
+    /// The row at `place` if it is still that of `key`, else that of all others.
+    #[inline(always)]
+    pub fn at(&mut self, place: u32, key: u64) -> &mut Row {
+        let row = &mut self.rows[place as usize & (N - 1)];
+        if row.key == key && key != 0 { row } else { &mut self.others }
+    }
+
+    /// Gives the place of the coldest row to `key`. The other rows cool down by half: what they were used for before
+    /// this counts half as much from now on.
+    #[inline(always)]
+    fn evict(&mut self, first: u32, key: u64) -> u32 {
+        let mut coldest = first & (N as u32 - 1);
+        let mut least = u64::MAX;
+        let mut i = 0;
+        while i < PROBES {
+            let place = (first + i) & (N as u32 - 1);
+            let row = &mut self.rows[place as usize];
+            let heat = row.acquires.wrapping_sub(row.cold);
+            row.cold = row.acquires.wrapping_sub(heat / 2);
+            if heat < least {
+                least = heat;
+                coldest = place;
+            }
+            i += 1;
+        }
+        let row = &mut self.rows[coldest as usize];
+        self.others.merge(row);
+        *row = Row { key, ..Row::EMPTY };
+        self.evicted += 1;
+        coldest
+    }
+}
+
+impl<const N: usize> Default for Table<N> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

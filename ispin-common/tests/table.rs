@@ -9,10 +9,6 @@ use ispin_common::slot::Ids;
 use ispin_common::table::{LastRelease, PROBES, Row, Table, first_place};
 use proptest::prelude::*;
 
-fn empty<const N: usize>() -> Table<N> {
-    Table { overflowed: 0, rows: [Row::default(); N] }
-}
-
 fn event(kind: EventKind, lql: u32) -> Event {
     let ctx = Ctx::level_only(Level::Task);
     Event { kind, lock: 1, ip: 2, ticket: 3, lql, ids: Ids::new(1, 1), tsc: 4, cap: 5, ctx, start: 6, off: 7 }
@@ -49,6 +45,8 @@ fn row_adds_what_the_event_meant() {
         lwp: 3,
         lwp_harmful: 2,
         idle_cycles: 80,
+        partner: 1,
+        cold: 0,
     };
     assert_eq!(row, expected);
 
@@ -58,52 +56,103 @@ fn row_adds_what_the_event_meant() {
     assert_eq!((doubled.acquires, doubled.wait_cycles, doubled.idle_cycles), (8, 600, 160));
 }
 
+/// A caller's row remembers a lock, a lock's row a caller: who met a queue rather than who took it first.
+#[test]
+fn partners() {
+    let outcome = Outcome { ip: 2, wait: Some(0), ..Outcome::default() };
+    let mut lock = Row { key: 1, ..Row::default() };
+    lock.add(&event(EventKind::Acquire, 0), &Outcome { ip: 7, ..outcome });
+    assert_eq!(lock.partner, 7);
+    lock.add(&event(EventKind::Acquire, 0), &outcome);
+    assert_eq!(lock.partner, 7);
+    lock.add(&event(EventKind::Take, 1), &outcome);
+    assert_eq!(lock.partner, 2);
+    let mut caller = Row { key: 2, ..Row::default() };
+    caller.add(&event(EventKind::Acquire, 0), &outcome);
+    assert_eq!(caller.partner, 1);
+
+    let mut sum = Row { partner: 5, acquires: 100, ..Row::default() };
+    sum.merge(&Row { partner: 6, acquires: 200, ..Row::default() });
+    assert_eq!(sum.partner, 6);
+    sum.merge(&Row { partner: 7, acquires: 1, contended: 1, ..Row::default() });
+    assert_eq!(sum.partner, 7);
+    sum.merge(&Row { partner: 8, acquires: 900, ..Row::default() });
+    assert_eq!(sum.partner, 7);
+}
+
 #[test]
 fn zero_is_no_key() {
-    let mut table = empty::<8>();
-    assert!(table.row(0).is_none());
-    assert_eq!(table.overflowed, 1);
+    let mut table = Table::<8>::new();
+    table.row(0).acquires += 1;
+    assert_eq!((table.evicted, table.others.acquires), (0, 1));
     assert_eq!(table.rows, [Row::default(); 8]);
 }
 
+/// Keys that all want the same places.
+fn rivals(rows: u32) -> impl Iterator<Item = u64> {
+    (1..).filter(move |&key| first_place(key, rows) == rows - 4)
+}
+
 #[test]
-fn a_key_without_a_place_is_counted_not_merged() {
-    let mut table = empty::<64>();
-    // Keys that all want the same places.
-    let keys: Vec<u64> = (1..).filter(|&key| first_place(key, 64) == 60).take(PROBES as usize + 1).collect();
-    for &key in &keys {
-        if let Some(row) = table.row(key) {
-            row.acquires += 1;
-        }
+fn the_coldest_has_to_go_and_its_totals_stay() {
+    let mut table = Table::<64>::new();
+    let keys: Vec<u64> = rivals(64).take(PROBES as usize + 1).collect();
+    for (&key, acquires) in keys.iter().zip([5, 6, 7, 2, 8, 9, 10, 11, 1]) {
+        let row = table.row(key);
+        row.acquires += acquires;
+        row.wait_cycles += 100;
     }
-    assert_eq!(table.overflowed, 1);
-    for key in &keys[..PROBES as usize] {
-        assert_eq!(table.row(*key).map(|row| (row.key, row.acquires)), Some((*key, 1)));
+    assert_eq!((table.evicted, table.others.acquires, table.others.wait_cycles), (1, 2, 100));
+    for (i, &key) in keys.iter().enumerate().filter(|(i, _)| *i != 3) {
+        let place = table.place(key);
+        assert_eq!(table.at(place, key).key, key, "{i}");
     }
-    assert!(table.row(keys[PROBES as usize]).is_none());
+    assert_eq!(table.evicted, 1);
     // Probing went around the end of the table.
     assert!(table.rows[..4].iter().all(|row| row.key != 0));
+    // Who kept its old place finds the row of all others there.
+    let place = table.place(keys[8]);
+    table.at(place, keys[3]).hold_cycles += 30;
+    assert_eq!((table.others.hold_cycles, table.at(place, keys[8]).hold_cycles), (30, 0));
+}
+
+/// A lock that becomes hot when the table is full of others that once were gets a row, in spite of a stream of new
+/// ones that are used once.
+#[test]
+fn what_is_hot_now_gets_a_row() {
+    let mut table = Table::<64>::new();
+    let mut keys = rivals(64);
+    for key in keys.by_ref().take(PROBES as usize) {
+        table.row(key).acquires += 1_000;
+    }
+    let hot = keys.next().expect("there is no end of keys");
+    for once in keys.take(100) {
+        table.row(once).acquires += 1;
+        for _ in 0..6 {
+            table.row(hot).acquires += 1;
+        }
+    }
+    let row = *table.row(hot);
+    assert!(row.key == hot && row.acquires > 500, "{row:?}");
 }
 
 proptest! {
-    /// What the rows say and the overflow together are what happened.
+    /// What the rows say, and that of all others, together are what happened.
     #[test]
-    fn agrees_with_a_map(keys in prop::collection::vec(0u64..200, 0..400)) {
-        let mut table = empty::<64>();
-        let (mut map, mut lost) = (HashMap::new(), 0);
-        for key in keys {
-            match table.row(key * 64) {
-                Some(row) => {
-                    row.acquires += 1;
-                    *map.entry(key * 64).or_insert(0u64) += 1;
-                }
-                None => lost += 1,
-            }
+    fn sums_are_exact(keys in prop::collection::vec(0u64..200, 0..400)) {
+        let mut table = Table::<64>::new();
+        let mut map = HashMap::new();
+        for &key in &keys {
+            table.row(key * 64).acquires += 1;
+            *map.entry(key * 64).or_insert(0u64) += 1;
         }
-        prop_assert_eq!(table.overflowed, lost);
-        let rows: HashMap<u64, u64> =
-            table.rows.iter().filter(|row| row.key != 0).map(|row| (row.key, row.acquires)).collect();
-        prop_assert_eq!(rows, map);
+        let rows = || table.rows.iter().filter(|row| row.key != 0);
+        let sum = table.others.acquires + rows().map(|row| row.acquires).sum::<u64>();
+        prop_assert_eq!(sum, keys.len() as u64);
+        for row in rows() {
+            prop_assert!(row.acquires <= map[&row.key]);
+            prop_assert!(table.evicted > 0 || row.acquires == map[&row.key]);
+        }
     }
 
     #[test]

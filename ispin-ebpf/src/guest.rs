@@ -8,10 +8,10 @@ use core::ptr::addr_of;
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::macros::{map, raw_tracepoint};
-use aya_ebpf::maps::{Array, PerCpuArray};
+use aya_ebpf::maps::Array;
 use aya_ebpf::programs::RawTracePointContext;
 use ispin_common::event::{Event, EventKind, NR_ARGS, NR_LEVELS};
-use ispin_common::guest::{GuestControl, GuestRing, GuestState, GuestTable, NR_RELEASES, ring_key};
+use ispin_common::guest::{GuestControl, GuestLane, GuestRing, NR_RELEASES, lane_key};
 use ispin_common::incident::Incident;
 use ispin_common::table::{LastRelease, first_place};
 
@@ -20,15 +20,12 @@ const LEVELS: u32 = NR_LEVELS as u32;
 
 #[map]
 static GUEST_CONTROL: Array<GuestControl> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Resized by the loader to the possible CPUs times the context levels.
 #[map]
-static GUEST_STATE: PerCpuArray<GuestState> = PerCpuArray::with_max_entries(LEVELS, 0);
-#[map]
-static GUEST_LOCKS: PerCpuArray<GuestTable> = PerCpuArray::with_max_entries(LEVELS, 0);
-#[map]
-static GUEST_CALLERS: PerCpuArray<GuestTable> = PerCpuArray::with_max_entries(LEVELS, 0);
+static GUEST_LANES: Array<GuestLane> = Array::with_max_entries(LEVELS, BPF_F_MMAPABLE);
 #[map]
 static GUEST_RELEASES: Array<u64> = Array::with_max_entries(NR_RELEASES, 0);
-/// Resized by the loader to the possible CPUs times the context levels.
+/// Resized as the lanes.
 #[map]
 static GUEST_RINGS: Array<GuestRing> = Array::with_max_entries(LEVELS, BPF_F_MMAPABLE);
 
@@ -74,32 +71,19 @@ fn observe(kind: EventKind, ctx: &RawTracePointContext) -> i32 {
         ctx.arg(9),
     ];
     let event = Event::from_args(kind, &args);
-    let level = event.ctx.level();
-    let Some(state) = GUEST_STATE.get_ptr_mut(level) else { return 0 };
+    // SAFETY: a helper without preconditions.
+    let key = lane_key(unsafe { bpf_get_smp_processor_id() }, event.ctx.level());
+    let Some(lane) = GUEST_LANES.get_ptr_mut(key) else { return 0 };
     // SAFETY: this CPU at this level is the entry's one writer; the kernel does not run a program in the
     // middle of itself, and another of the four comes in between only at a higher level.
-    let state = unsafe { &mut *state };
-    state.note_quantum(&event);
-    let classifier = &mut state.classifier;
-
-    let last_release = last_release(&event);
-    let outcome = classifier.on_event(&event, last_release);
-    if let Some(incident) = &outcome.incident
-        && !report(incident, level)
-    {
-        classifier.counters.dropped += 1;
+    let lane = unsafe { &mut *lane };
+    if kind == EventKind::Release {
+        store_release(&event);
     }
-    if let Some(table) = GUEST_LOCKS.get_ptr_mut(level)
-        // SAFETY: as for the state.
-        && let Some(row) = unsafe { &mut *table }.row(event.lock)
+    if let Some(incident) = lane.observe(&event, || last_release(&event))
+        && !report(&incident, key)
     {
-        row.add(&event, &outcome);
-    }
-    if let Some(table) = GUEST_CALLERS.get_ptr_mut(level)
-        // SAFETY: as for the state.
-        && let Some(row) = unsafe { &mut *table }.row(outcome.ip)
-    {
-        row.add(&event, &outcome);
+        lane.classifier.counters.dropped += 1;
     }
     0
 }
@@ -112,29 +96,27 @@ fn enabled() -> bool {
         .is_some_and(|control| unsafe { addr_of!((*control).enabled).read_volatile() } != 0)
 }
 
-/// Stores a release; looks one up for an acquire.
 #[inline(always)]
-fn last_release(event: &Event) -> Option<u64> {
-    if !matches!(event.kind, EventKind::Acquire | EventKind::Release) {
-        return None;
-    }
-    let word = GUEST_RELEASES.get_ptr_mut(first_place(event.lock, NR_RELEASES))?;
-    if event.kind == EventKind::Release {
+fn store_release(event: &Event) {
+    if let Some(word) = GUEST_RELEASES.get_ptr_mut(first_place(event.lock, NR_RELEASES)) {
         // SAFETY: the map lives as long as the program; an aligned 64-bit store is not torn.
         unsafe { word.write_volatile(LastRelease::new(event.lock, event.ticket, event.tsc).0) };
-        return None;
     }
-    // SAFETY: as above.
+}
+
+/// When the lock of an acquire was last released.
+#[inline(always)]
+fn last_release(event: &Event) -> Option<u64> {
+    let word = GUEST_RELEASES.get_ptr(first_place(event.lock, NR_RELEASES))?;
+    // SAFETY: the map lives as long as the program; an aligned 64-bit load is not torn.
     LastRelease(unsafe { word.read_volatile() }).before(event.lock, event.ticket, event.tsc)
 }
 
-/// Appends the incident to this CPU's ring of the level; false if it was full.
+/// Appends the incident to the lane's ring; false if it was full.
 #[inline(always)]
-fn report(incident: &Incident, level: u32) -> bool {
-    // SAFETY: a helper without preconditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    let Some(ring) = GUEST_RINGS.get_ptr_mut(ring_key(cpu, level)) else { return false };
-    let incident = Incident { vcpu: cpu, ..*incident };
+fn report(incident: &Incident, key: u32) -> bool {
+    let Some(ring) = GUEST_RINGS.get_ptr_mut(key) else { return false };
+    let incident = Incident { vcpu: key / LEVELS, ..*incident };
     // SAFETY: the map zeroed the ring; this CPU at this level is its one producer.
     unsafe { GuestRing::push(ring, &incident) }
 }

@@ -1,11 +1,13 @@
 //! Kernel side of ispin, one object:
 //!
 //! - [`publisher`]: `tp_btf/sched_switch`, the hypervisor of the threads world;
-//! - [`guest`]: four raw tracepoint programs for the patched guest kernel.
+//! - [`guest`]: four raw tracepoint programs for the patched guest kernel;
+//! - [`memory`]: a look into the kernel's memory, for names.
 #![no_std]
 #![no_main]
 
 mod guest;
+mod memory;
 mod publisher;
 
 #[cfg(not(test))]

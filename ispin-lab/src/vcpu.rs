@@ -169,12 +169,8 @@ impl Vcpu {
             row.classifier.next_seq = self.seq;
         }
         let outcome = row.classifier.on_event(event, last_release);
-        if let Some(table_row) = row.locks.row(event.lock) {
-            table_row.add(event, &outcome);
-        }
-        if let Some(table_row) = row.callers.row(outcome.ip) {
-            table_row.add(event, &outcome);
-        }
+        row.locks.row(event.lock).add(event, &outcome);
+        row.callers.row(outcome.ip).add(event, &outcome);
         if let Some(mut incident) = outcome.incident {
             incident.vcpu = self.vcpu;
             // SAFETY: this thread is the ring's only producer.

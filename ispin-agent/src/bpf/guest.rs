@@ -2,18 +2,19 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
-use std::ptr::addr_of_mut;
+use std::ptr::{addr_of, addr_of_mut};
 
 use anyhow::{Context, Result, anyhow, bail};
-use aya::maps::{Array, Map, MapData, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun};
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader};
+use ispin_common::counters::Counters;
 use ispin_common::event::{Event, EventKind, NR_LEVELS};
-use ispin_common::guest::{GuestControl, GuestRing, GuestState, GuestTable, INCIDENT_RING};
+use ispin_common::guest::{GuestControl, GuestLane, GuestRing, INCIDENT_RING, lane_key};
 use ispin_common::incident::Incident;
-use ispin_common::table::Row;
 
-use super::mmap::MappedArray;
+use super::memory;
+use super::mmap::{MappedArray, read_words};
 use super::object::OBJECT;
 use super::publisher::recursion_misses;
 
@@ -29,18 +30,6 @@ pub const fn program_name(kind: EventKind) -> &'static str {
 
 const KINDS: [EventKind; 4] = [EventKind::Take, EventKind::Acquire, EventKind::Release, EventKind::Incapable];
 
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct StateValue(GuestState);
-// SAFETY: `repr(C)` integers all the way down; every bit pattern is valid.
-unsafe impl Pod for StateValue {}
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct TableValue(GuestTable);
-// SAFETY: as above.
-unsafe impl Pod for TableValue {}
-
 /// What one CPU counted at one context level.
 #[derive(Clone)]
 pub struct Lane {
@@ -48,18 +37,15 @@ pub struct Lane {
     pub cpu: u32,
     /// Context level.
     pub level: u32,
-    /// Open episodes and totals.
-    pub state: GuestState,
-    /// Totals per lock.
-    pub locks: GuestTable,
-    /// Totals per caller.
-    pub callers: GuestTable,
+    /// Its counts.
+    pub counts: Box<GuestLane>,
 }
 
 /// The loaded programs and their maps. Dropping it detaches and removes them.
 pub struct GuestPrograms {
     bpf: Ebpf,
     control: MappedArray<GuestControl>,
+    lanes: MappedArray<GuestLane>,
     rings: MappedArray<GuestRing>,
     cpus: u32,
 }
@@ -70,6 +56,7 @@ impl GuestPrograms {
     pub fn load() -> Result<Self> {
         let cpus = aya::util::nr_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))? as u32;
         let mut bpf = EbpfLoader::new()
+            .map_max_entries("GUEST_LANES", cpus * NR_LEVELS as u32)
             .map_max_entries("GUEST_RINGS", cpus * NR_LEVELS as u32)
             .load(OBJECT)
             .context("loading the eBPF object (needs root, or CAP_BPF and CAP_PERFMON)")?;
@@ -79,8 +66,9 @@ impl GuestPrograms {
                 .with_context(|| format!("the kernel refused the program {}", program_name(kind)))?;
         }
         let control = MappedArray::of(&bpf, "GUEST_CONTROL")?;
+        let lanes = MappedArray::of(&bpf, "GUEST_LANES")?;
         let rings = MappedArray::of(&bpf, "GUEST_RINGS")?;
-        Ok(Self { bpf, control, rings, cpus })
+        Ok(Self { bpf, control, lanes, rings, cpus })
     }
 
     /// Attaches the programs to the tracepoints of the patched kernel, and enables them once all are in
@@ -100,6 +88,12 @@ impl GuestPrograms {
             }
         }
         self.enable(true)
+    }
+
+    /// Reads `words` words of kernel memory at `address`: for names of what is known to the running kernel only.
+    pub fn read_kernel(&mut self, address: u64, words: usize) -> Result<Vec<u64>> {
+        memory::read(&mut self.bpf, address, words)
+            .with_context(|| format!("reading kernel memory at {address:#x}"))
     }
 
     /// Lets the programs look at events, or ignore them.
@@ -126,15 +120,9 @@ impl GuestPrograms {
     /// Forgets everything that was counted. Events that come in meanwhile may be half forgotten: disable the
     /// programs first.
     pub fn clear(&mut self) -> Result<()> {
-        let cpus = self.cpus as usize;
-        let states = || PerCpuValues::try_from(vec![StateValue(GuestState::default()); cpus]);
-        let empty = GuestTable { overflowed: 0, rows: [Row::default(); _] };
-        let tables = || PerCpuValues::try_from(vec![TableValue(empty); cpus]);
-        for level in 0..NR_LEVELS as u32 {
-            PerCpuArray::try_from(self.map_mut("GUEST_STATE")?)?.set(level, states()?, 0)?;
-            for name in ["GUEST_LOCKS", "GUEST_CALLERS"] {
-                PerCpuArray::try_from(self.map_mut(name)?)?.set(level, tables()?, 0)?;
-            }
+        for lane in (0..self.lanes.len()).filter_map(|i| self.lanes.get(i)) {
+            // SAFETY: inside the mapping; all zeroes is an empty lane.
+            unsafe { lane.write_bytes(0, 1) };
         }
         let mut releases: Array<&mut MapData, u64> = Array::try_from(self.map_mut("GUEST_RELEASES")?)?;
         for place in 0..releases.len() {
@@ -150,26 +138,21 @@ impl GuestPrograms {
     }
 
     /// What has been counted so far, for every CPU and level at which there was an event.
-    pub fn lanes(&self) -> Result<Vec<Lane>> {
-        let states: PerCpuArray<&MapData, StateValue> = PerCpuArray::try_from(self.map("GUEST_STATE")?)?;
-        let locks: PerCpuArray<&MapData, TableValue> = PerCpuArray::try_from(self.map("GUEST_LOCKS")?)?;
-        let callers: PerCpuArray<&MapData, TableValue> = PerCpuArray::try_from(self.map("GUEST_CALLERS")?)?;
+    pub fn lanes(&self) -> Vec<Lane> {
         let mut lanes = vec![];
         for level in 0..NR_LEVELS as u32 {
-            let states = states.get(&level, 0)?;
-            // Tables are large, and few kernels use spinlocks at all levels.
-            if !states.iter().any(|state| used(&state.0)) {
-                continue;
-            }
-            let (locks, callers) = (locks.get(&level, 0)?, callers.get(&level, 0)?);
-            let tables = locks.iter().zip(callers.iter());
-            for (cpu, (state, (locks, callers))) in (0..).zip(states.iter().zip(tables)) {
-                if used(&state.0) {
-                    lanes.push(Lane { cpu, level, state: state.0, locks: locks.0, callers: callers.0 });
+            for cpu in 0..self.cpus {
+                let Some(lane) = self.lanes.get(lane_key(cpu, level) as usize) else { continue };
+                // Lanes are large, and few CPUs take spinlocks at all levels.
+                // SAFETY: inside the mapping, which lives as long as self; integers all the way down.
+                let counters = unsafe { read_words(addr_of!((*lane).classifier.counters)) };
+                if used(&counters) {
+                    // SAFETY: as above.
+                    lanes.push(Lane { cpu, level, counts: unsafe { read_words(lane) } });
                 }
             }
         }
-        Ok(lanes)
+        lanes
     }
 
     /// Takes the incidents out of all rings, oldest first.
@@ -219,16 +202,9 @@ impl GuestPrograms {
             .map_mut(name)
             .ok_or_else(|| anyhow!("the eBPF object has no map {name}: it was built from other sources"))
     }
-
-    fn map(&self, name: &str) -> Result<&Map> {
-        self.bpf
-            .map(name)
-            .ok_or_else(|| anyhow!("the eBPF object has no map {name}: it was built from other sources"))
-    }
 }
 
-fn used(state: &GuestState) -> bool {
-    let counters = &state.classifier.counters;
+fn used(counters: &Counters) -> bool {
     counters.takes + counters.acquires + counters.releases + counters.deferrals > 0
 }
 

@@ -8,6 +8,25 @@ use anyhow::{Context, Result, anyhow, bail};
 use aya::maps::{Map, MapData, MapInfo};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+/// A copy of what `from` points to, taken word by word: no 64-bit number in it is torn, though it may be written
+/// meanwhile.
+///
+/// # Safety
+/// `from` is aligned to 8 bytes and points to mapped memory. `T` is a multiple of 8 bytes long and valid for every bit
+/// pattern.
+pub unsafe fn read_words<T>(from: *const T) -> Box<T> {
+    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() >= 8) };
+    let mut copy = Box::<T>::new_uninit();
+    for word in 0..size_of::<T>() / 8 {
+        // SAFETY: both sides are inside their objects; the rest by the caller's word.
+        unsafe {
+            copy.as_mut_ptr().cast::<u64>().add(word).write(from.cast::<u64>().add(word).read_volatile())
+        };
+    }
+    // SAFETY: every word was written, and every bit pattern is valid by the caller's word.
+    unsafe { copy.assume_init() }
+}
+
 /// A `BPF_F_MMAPABLE` array of `T`, mapped shared. Elements are reached through raw pointers, because the
 /// kernel and other processes write them at any time.
 pub struct MappedArray<T> {

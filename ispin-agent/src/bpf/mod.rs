@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod guest;
+mod memory;
 pub mod mmap;
 pub mod object;
 pub mod publisher;

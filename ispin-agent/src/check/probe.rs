@@ -14,6 +14,7 @@ use super::State::{No, Unknown, Yes};
 use super::{Capability, Depth, State, cgroup};
 use crate::bpf::btf::KernelBtf;
 use crate::bpf::publisher::Publisher;
+use crate::source::guest::KALLSYMS;
 use crate::{rt, session};
 
 const THREADS: &[&str] = &["threads"];
@@ -25,7 +26,7 @@ const NONE: &[&str] = &[];
 pub fn all(btf: &Path, depth: Depth) -> Vec<Capability> {
     let effective = capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
     let mut list = privileges(effective);
-    list.extend([bpf_syscall(), mmapable_arrays(), kernel_btf(btf), raw_tracepoints()]);
+    list.extend([bpf_syscall(), mmapable_arrays(), socket_filters(), kernel_btf(btf), raw_tracepoints()]);
     if depth == Depth::Thorough {
         list.push(slot_publisher(btf));
     }
@@ -124,7 +125,23 @@ fn mmapable_arrays() -> Capability {
         (_, Some(libc::EPERM)) => (Unknown, "this user may not try".to_owned()),
         _ => (No, format!("refused: {error}")),
     };
-    capability("mmapable_arrays", THREADS, state, found, "Linux 5.5 or later, and CAP_BPF to find out")
+    capability("mmapable_arrays", BOTH, state, found, "Linux 5.5 or later, and CAP_BPF to find out")
+}
+
+fn socket_filters() -> Capability {
+    let (state, found) = match is_program_supported(ProgramType::SocketFilter) {
+        Ok(true) => (Yes, "socket filter programs load".to_owned()),
+        Ok(false) => (No, "socket filter programs are refused".to_owned()),
+        Err(e) => (Unknown, format!("this user cannot try: {}", chain(&e))),
+    };
+    capability(
+        "socket_filters",
+        BOTH,
+        state,
+        found,
+        "a kernel with CONFIG_NET=y (the eBPF loader, aya, finds out with such a program whether programs may have \
+         constant data), and CAP_BPF to find out",
+    )
 }
 
 fn kernel_btf(path: &Path) -> Capability {
@@ -233,16 +250,27 @@ fn unix_sockets() -> Capability {
 }
 
 fn ispinlock_tracepoints(btf: &Path) -> Capability {
-    // The kernel's BTF has a type `btf_trace_NAME` for each tracepoint; it is readable by everybody, and
-    // tracefs, which may not be mounted, is not.
+    // Tracefs, which may not be mounted, and the kernel's symbols are readable by root alone. Its BTF, which it may not
+    // have, names a type `btf_trace_NAME` for each tracepoint and is readable by everybody.
     const TYPE: &[u8] = b"\0btf_trace_ispin_take\0";
-    const TRACEFS: &str = "/sys/kernel/tracing/events/ispinlock";
+    const TRACEFS: [&str; 2] =
+        ["/sys/kernel/tracing/events/ispinlock", "/sys/kernel/debug/tracing/events/ispinlock"];
+    const SYMBOL: &str = " __tracepoint_ispin_take";
     let in_btf = fs::read(btf).map(|data| data.windows(TYPE.len()).any(|w| w == TYPE));
-    let (state, found) = match (Path::new(TRACEFS).exists(), in_btf) {
-        (true, _) => (Yes, TRACEFS.to_owned()),
-        (false, Ok(true)) => (Yes, format!("named in {}", btf.display())),
-        (false, Ok(false)) => (No, "this kernel has none".to_owned()),
-        (false, Err(e)) => (Unknown, format!("no {TRACEFS}, and {}: {e}", btf.display())),
+    let has_symbol = |text: String| text.lines().any(|line| line.contains(SYMBOL));
+    let (state, found) = if let Some(folder) = TRACEFS.iter().find(|folder| Path::new(folder).exists()) {
+        (Yes, (*folder).to_owned())
+    } else if let Ok(true) = in_btf {
+        (Yes, format!("named in {}", btf.display()))
+    } else if fs::read_to_string(KALLSYMS).is_ok_and(has_symbol) {
+        (Yes, format!("named in {KALLSYMS}"))
+    } else {
+        match in_btf {
+            Ok(_) => (No, "this kernel has none".to_owned()),
+            Err(e) => {
+                (Unknown, format!("no {}, not named in {KALLSYMS}, and {}: {e}", TRACEFS[0], btf.display()))
+            }
+        }
     };
     capability(
         "ispinlock_tracepoints",
@@ -255,10 +283,15 @@ fn ispinlock_tracepoints(btf: &Path) -> Capability {
 
 fn xen_slots() -> Capability {
     let (state, found) = match fs::read_to_string("/sys/hypervisor/type") {
+        Ok(_) if lock_source().as_deref() == Some("xen") => (Yes, "the kernel's lock reads them".to_owned()),
         Ok(kind) if kind.trim() == "xen" => {
             (Unknown, "under Xen; only the guest kernel sees whether slots are published".to_owned())
         }
         Ok(kind) => (No, format!("under {}, which publishes no slots", kind.trim())),
+        Err(_) if lock_source().as_deref() == Some("software") => (
+            No,
+            "not under Xen; the kernel's software source stands in: its quanta preempt nobody".to_owned(),
+        ),
         Err(_) => (No, "not under Xen".to_owned()),
     };
     capability(
@@ -268,6 +301,12 @@ fn xen_slots() -> Capability {
         found,
         "a Xen with the series of xen-patch/; without it the guest source counts every take as unslotted",
     )
+}
+
+/// Who the patched kernel's lock says publishes slots.
+fn lock_source() -> Option<String> {
+    let text = fs::read_to_string("/sys/module/ispinlock/parameters/source").ok()?;
+    Some(text.trim().to_owned())
 }
 
 fn threads_session() -> Capability {

@@ -5,8 +5,8 @@ use ispin_common::counters::Counters;
 
 use super::output::Output;
 use super::{Kind, Sink};
-use crate::interval::{Figures, Interval};
-use crate::model::{CrossCheck, KernelCounts, Losses, Snapshot, Vcpu};
+use crate::interval::{Figures, Interval, VmDelta};
+use crate::model::{CrossCheck, KernelCounts, LockStats, Losses, Snapshot, Vcpu};
 
 pub const KIND: Kind = Kind {
     option: "csv",
@@ -36,34 +36,38 @@ impl Sink for Csv {
         let mut writer = csv::Writer::from_writer(vec![]);
         for vm in interval.vms() {
             for vcpu in &vm.vcpus {
-                write_row(&mut writer, &interval, now, vm.name, Some(vcpu.id), vcpu)?;
+                write_row(&mut writer, &interval, now, &vm, Some(vcpu))?;
             }
-            write_row(&mut writer, &interval, now, vm.name, None, &vm.all)?;
+            write_row(&mut writer, &interval, now, &vm, None)?;
         }
         let block = writer.into_inner().context("formatting CSV")?;
         if block.is_empty() { Ok(()) } else { self.output.write_block(&block) }
     }
 }
 
-const LEADING: [&str; 11] = [
+const LEADING: [&str; 13] = [
     "time_ms",
     "elapsed_ms",
     "interval_ms",
     "source",
     "time_unit",
     "lock",
+    "slot_source",
     "vm",
     "vcpu",
     "slices",
     "dispatches",
     "on_time",
+    "total_cycles",
 ];
 
 /// The columns, in order. A name keeps its meaning for ever; new ones may come anywhere.
 pub fn columns() -> Vec<String> {
     let mut columns: Vec<String> =
         LEADING.iter().chain(Counters::NAMES).chain(&Figures::NAMES).map(|s| s.to_string()).collect();
+    columns.push("hold_over_csd_pct".into());
     columns.extend(KernelCounts::default().named().iter().map(|(name, _)| format!("kernel_{name}")));
+    columns.extend(LockStats::NAMES.iter().map(|name| format!("stats_{name}")));
     columns.extend(Losses::default().named().iter().map(|(name, _)| format!("losses_{name}")));
     columns.extend(CrossCheck::default().named().iter().map(|(name, _)| format!("cross_check_{name}")));
     columns
@@ -74,10 +78,10 @@ fn write_row(
     writer: &mut csv::Writer<Vec<u8>>,
     interval: &Interval,
     now: &Snapshot,
-    vm: &str,
-    vcpu: Option<u32>,
-    delta: &Vcpu,
+    vm: &VmDelta,
+    vcpu: Option<&Vcpu>,
 ) -> Result<()> {
+    let delta = vcpu.unwrap_or(&vm.all);
     let milliseconds = |ns: u64| decimal(Some(ns as f64 / 1e6));
     writer.write_field(now.unix_ms.to_string())?;
     writer.write_field(milliseconds(now.elapsed_ns))?;
@@ -85,16 +89,24 @@ fn write_row(
     writer.write_field(&now.source.kind)?;
     writer.write_field(&now.source.time_unit)?;
     writer.write_field(&now.source.lock)?;
-    writer.write_field(vm)?;
-    writer.write_field(vcpu.map_or_else(|| "all".to_owned(), |id| id.to_string()))?;
-    for n in [delta.slices, delta.dispatches, delta.on_time].into_iter().chain(delta.counters.values()) {
+    writer.write_field(&now.source.slot_source)?;
+    writer.write_field(vm.name)?;
+    writer.write_field(vcpu.map_or_else(|| "all".to_owned(), |vcpu| vcpu.id.to_string()))?;
+    let times = [delta.slices, delta.dispatches, delta.on_time, delta.total_cycles];
+    for n in times.into_iter().chain(delta.counters.values()) {
         writer.write_field(n.to_string())?;
     }
     for figure in Figures::of(delta, interval.ns()).values() {
         writer.write_field(decimal(figure))?;
     }
+    let over_csd = vm.hold_over_csd_pct(now.source.csd).filter(|_| vcpu.is_none());
+    writer.write_field(decimal(over_csd))?;
     for (_, n) in delta.kernel.named() {
         writer.write_field(n.to_string())?;
+    }
+    for name in LockStats::NAMES {
+        let n = delta.stats.as_ref().and_then(|stats| stats.get(name));
+        writer.write_field(n.map_or_else(String::new, |n| n.to_string()))?;
     }
     for (_, n) in interval.losses().named() {
         writer.write_field(if vcpu.is_none() { n.to_string() } else { String::new() })?;

@@ -64,6 +64,12 @@ fn lines(previous: Option<&Snapshot>, now: &Snapshot) -> String {
         if lost > 0 {
             let _ = write!(text, ", {lost} lost");
         }
+        if now.source.caveat().is_some() {
+            let _ = write!(text, ", slots {}: no result", now.source.slot_source);
+        }
+        if now.guest.as_ref().is_some_and(|guest| guest.events == Some(false)) {
+            text.push_str(", gate closed");
+        }
         text.push('\n');
     }
     text
@@ -74,7 +80,7 @@ mod tests {
     use ispin_common::counters::Counters;
 
     use super::*;
-    use crate::model::{Source, Vcpu, Vm};
+    use crate::model::{GuestLock, Source, Vcpu, Vm};
 
     fn snapshot(seq: u64, elapsed_ns: u64, lwp: u64) -> Snapshot {
         let counters = Counters { takes: 100 * seq, acquires: 100 * seq, lwp, lhp: 1, ..Counters::default() };
@@ -94,6 +100,16 @@ mod tests {
         let line = lines(Some(&first), &second);
         assert!(line.contains("3.0s ticket") && line.contains("10.0 PSP/s (LHP   0, LWP  20"), "{line}");
         assert!(line.contains("       50 acquires/s"), "{line}");
+        assert!(!line.contains("slots") && !line.contains("gate"), "{line}");
         assert_eq!(lines(None, &Snapshot::default()), "");
+    }
+
+    #[test]
+    fn what_is_no_result_is_marked_in_every_line() {
+        let mut now = snapshot(1, 1_000_000_000, 10);
+        now.source.slot_source = "software".into();
+        now.guest = Some(GuestLock { events: Some(false), irqs_off: None });
+        let line = lines(None, &now);
+        assert!(line.ends_with(", slots software: no result, gate closed\n"), "{line}");
     }
 }

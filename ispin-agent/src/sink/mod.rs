@@ -9,6 +9,7 @@ mod lines;
 mod options;
 mod output;
 mod outputs;
+mod patient;
 mod socket;
 
 use anyhow::Result;

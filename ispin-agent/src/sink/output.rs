@@ -1,12 +1,16 @@
-//! A file or standard output that takes whole blocks: one `write` call each, and no torn block is left behind
-//! by a failing one.
+//! A file, a device or standard output that takes whole blocks: one `write` call each, and no torn block is left
+//! behind in a file by a failing one.
 
-use std::fs::{self, File};
+use std::fs::{self, File, FileType};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+use super::patient;
 
 /// An open output.
 pub struct Output {
@@ -45,15 +49,28 @@ impl Output {
                 path.join(format!("run.{option}")).display()
             );
         }
-        let created = !path.exists();
+        let found = fs::metadata(path).ok().map(|metadata| metadata.file_type());
+        if found.is_none() && path.parent() == Some(Path::new("/dev")) {
+            bail!(
+                "{name}: there is no such device; a file made in its place would reach nobody. Give the port that \
+                 the virtual machine has, or wait until its driver has made it"
+            );
+        }
         let file = fs::OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(flags(found).bits() as i32)
             .open(path)
             .with_context(|| format!("{name}: {}", advice_for_opening(path)))?;
         let regular = file.metadata().with_context(|| name.clone())?.is_file();
-        Ok(Self { name, file, path: Some(path.to_owned()), regular, unused: created && regular, complete: 0 })
+        if !regular {
+            // A pipe had to be opened without it: that waits for a reader.
+            let flags = fcntl_getfl(&file).with_context(|| name.clone())?;
+            fcntl_setfl(&file, flags | OFlags::NONBLOCK).with_context(|| name.clone())?;
+        }
+        let unused = found.is_none() && regular;
+        Ok(Self { name, file, path: Some(path.to_owned()), regular, unused, complete: 0 })
     }
 
     /// For messages.
@@ -70,9 +87,15 @@ impl Output {
         Ok(())
     }
 
-    /// Writes `block`. If that fails in the middle, a regular file is cut back to its complete blocks.
+    /// Writes `block`. If that fails in the middle, a regular file is cut back to its complete blocks. A device or
+    /// pipe whose reader takes nothing is waited for; a signal ends the waiting.
     pub fn write_block(&mut self, block: &[u8]) -> Result<()> {
-        match self.file.write_all(block) {
+        let written = if self.regular || self.path.is_none() {
+            self.file.write_all(block)
+        } else {
+            patient::write_all(&self.file, block)
+        };
+        match written {
             Ok(()) => {
                 self.complete += block.len() as u64;
                 Ok(())
@@ -105,6 +128,15 @@ impl Drop for Output {
     }
 }
 
+/// How an existing device is opened: a terminal does not become this process's own, and a serial line without a
+/// carrier does not hold it up.
+fn flags(found: Option<FileType>) -> OFlags {
+    match found {
+        Some(kind) if kind.is_char_device() => OFlags::NOCTTY | OFlags::NONBLOCK,
+        _ => OFlags::NOCTTY,
+    }
+}
+
 fn advice_for_opening(path: &Path) -> &'static str {
     match path.parent() {
         Some(parent) if parent != Path::new("") && !parent.is_dir() => {
@@ -123,6 +155,7 @@ fn advice_for_writing(kind: ErrorKind) -> &'static str {
             "the file may not grow further; raise `ulimit -f`. What was written before is complete"
         }
         ErrorKind::BrokenPipe => "its reader has gone",
+        ErrorKind::Interrupted => "a signal came while its reader took nothing; the last line lacks its end",
         _ => "what was written before is complete",
     }
 }
@@ -152,6 +185,14 @@ mod tests {
         assert!(path.exists());
         drop(output);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_not_made() {
+        let error =
+            Output::open("json", "/dev/no-such-port").err().map(|e| e.to_string()).expect("must fail");
+        assert!(error.contains("no such device"), "{error}");
+        assert!(!Path::new("/dev/no-such-port").exists());
     }
 
     #[test]

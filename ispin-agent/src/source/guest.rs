@@ -1,30 +1,59 @@
 //! The guest world: this kernel's own spinlocks, observed through the tracepoints of the guest patches.
 
+mod cycles;
 mod names;
+mod parameters;
+mod rows;
 mod snapshot;
+mod stats;
+mod symbols;
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 
-use self::names::{KALLSYMS, Names};
-use self::snapshot::{Guest, Reading};
+use self::cycles::Cycles;
+pub use self::names::KALLSYMS;
+use self::parameters::{PARAMETERS, Parameters};
+use self::rows::LockNames;
+use self::snapshot::Reading;
+use self::stats::{DEBUGFS, KernelStats};
+use self::symbols::Symbols;
 use super::Source;
 use crate::bpf::guest::GuestPrograms;
 use crate::clock::now_ns;
 use crate::model::{Snapshot, Source as SourceInfo};
 
-/// Where the patched kernel shows how its lock is set up: `mode` (`ticket`, `hvm`, `pv`) and `csd`.
-const PARAMETERS: &str = "/sys/module/ispinlock/parameters";
-
 /// Observes this kernel.
 pub struct GuestSource {
     programs: GuestPrograms,
-    guest: Guest,
     ids: Vec<u32>,
-    seq: u64,
+    vm: String,
+    symbols: Symbols,
+    lock_names: LockNames,
+    session: Session,
+}
+
+/// Since when counts are of one and the same lock.
+struct Session {
+    source: SourceInfo,
     since_ns: u64,
+    cycles: Cycles,
+    kernel: KernelStats,
+    seq: u64,
+}
+
+impl Session {
+    fn begin(parameters: &Parameters) -> Result<Self> {
+        Ok(Self {
+            source: parameters.source(),
+            since_ns: now_ns(),
+            cycles: Cycles::begin()?,
+            kernel: KernelStats::begin(Path::new(DEBUGFS))?,
+            seq: 0,
+        })
+    }
 }
 
 impl GuestSource {
@@ -36,17 +65,47 @@ impl GuestSource {
     }
 
     /// Observes what `programs` count, attached or fed by hand.
-    pub fn over(programs: GuestPrograms) -> Result<Self> {
-        let vm = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let vcpus = aya::util::online_cpus().map_err(|(what, e)| anyhow!("{what}: {e}"))?;
-        let names = Names::read(Path::new(KALLSYMS))?;
-        if names.is_empty() {
+    pub fn over(mut programs: GuestPrograms) -> Result<Self> {
+        let mut symbols = Symbols::read()?;
+        if symbols.names().is_empty() {
             log::warn!(
                 "{KALLSYMS} hides addresses (kernel.kptr_restrict): locks and callers are shown by address"
             );
         }
+        find_per_cpu_data(&mut programs, &mut symbols);
+        let parameters = Parameters::read(Path::new(PARAMETERS))?;
+        let session = Session::begin(&parameters)?;
+        if let Some(caveat) = session.source.caveat() {
+            log::warn!("{caveat}");
+        }
+        let nodename = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        // What a kernel is called to which nobody gave a name.
+        let vm = if matches!(nodename.as_str(), "" | "(none)") { "guest".into() } else { nodename };
         let ids = programs.ids()?;
-        Ok(Self { programs, guest: Guest { vm, vcpus, names }, ids, seq: 0, since_ns: now_ns() })
+        Ok(Self { programs, ids, vm, symbols, lock_names: LockNames::default(), session })
+    }
+
+    fn read(&mut self, events: Option<bool>) -> Result<Snapshot> {
+        self.symbols.refresh()?;
+        // Incidents first: counters read after them cannot be behind them.
+        let incidents = self.programs.take_incidents();
+        let session = &mut self.session;
+        let reading = Reading {
+            incidents,
+            lanes: self.programs.lanes(),
+            recursion_misses: self.programs.recursion_misses()?,
+            source: session.source.clone(),
+            events,
+            had: session.cycles.read()?,
+            kernel: session.kernel.read()?,
+        };
+        let mut snapshot = snapshot::snapshot(&self.vm, self.symbols.names(), &mut self.lock_names, &reading);
+        session.seq += 1;
+        snapshot.seq = session.seq;
+        snapshot.elapsed_ns = now_ns().saturating_sub(session.since_ns);
+        snapshot.unix_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        Ok(snapshot)
     }
 }
 
@@ -55,21 +114,20 @@ impl Source for GuestSource {
         "guest"
     }
 
+    /// When the kernel's lock was set up in another way since the previous sample, this one tells what was counted
+    /// until now, still of the former set-up, and counting begins again.
     fn sample(&mut self) -> Result<Snapshot> {
-        // Incidents first: counters read after them cannot be behind them.
-        let incidents = self.programs.take_incidents();
-        let reading = Reading {
-            incidents,
-            lanes: self.programs.lanes()?,
-            recursion_misses: self.programs.recursion_misses()?,
-            source: source_info(Path::new(PARAMETERS), self.guest.vcpus.len())?,
-        };
-        let mut snapshot = self.guest.snapshot(&reading);
-        self.seq += 1;
-        snapshot.seq = self.seq;
-        snapshot.elapsed_ns = now_ns().saturating_sub(self.since_ns);
-        snapshot.unix_ms =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        let parameters = Parameters::read(Path::new(PARAMETERS))?;
+        if parameters.source() == self.session.source {
+            return self.read(parameters.events);
+        }
+        self.programs.enable(false)?;
+        let snapshot = self.read(parameters.events)?;
+        self.programs.clear()?;
+        self.session = Session::begin(&parameters)?;
+        self.programs.enable(true)?;
+        let source = &self.session.source;
+        log::info!("the lock was changed to {} with csd {}; counting begins again", source.lock, source.csd);
         Ok(snapshot)
     }
 
@@ -78,48 +136,16 @@ impl Source for GuestSource {
     }
 }
 
-/// What is observed. Lock and csd can be changed while the kernel runs.
-fn source_info(parameters: &Path, vcpus: usize) -> Result<SourceInfo> {
-    let parameter = |name: &str| {
-        let path = parameters.join(name);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e).with_context(|| format!("reading {}", path.display())),
-        }
+/// Looks up where each CPU's copy of the per-CPU variables is, so that locks in them have names.
+fn find_per_cpu_data(programs: &mut GuestPrograms, symbols: &mut Symbols) {
+    let Some(address) = symbols.names().address_of("__per_cpu_offset") else {
+        log::info!(
+            "the kernel's symbols do not tell where per-CPU data are: their locks are shown by address"
+        );
+        return;
     };
-    let csd = match parameter("csd")? {
-        Some(text) => text.parse().with_context(|| {
-            format!("{} holds `{text}`, which is no number", parameters.join("csd").display())
-        })?,
-        None => 0,
-    };
-    Ok(SourceInfo {
-        kind: "guest".into(),
-        lock: parameter("mode")?.unwrap_or_else(|| "unknown".into()),
-        time_unit: "tsc".into(),
-        csd,
-        quantum: 0,
-        pcpus: 0,
-        workload: format!("this kernel's spinlocks, {vcpus} vCPUs"),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lock_and_csd_come_from_the_kernel() {
-        let dir = tempfile::tempdir().unwrap();
-        let info = source_info(dir.path(), 2).unwrap();
-        assert_eq!((info.lock.as_str(), info.csd), ("unknown", 0));
-        std::fs::write(dir.path().join("mode"), "hvm\n").unwrap();
-        std::fs::write(dir.path().join("csd"), "16384\n").unwrap();
-        let info = source_info(dir.path(), 2).unwrap();
-        assert_eq!((info.lock.as_str(), info.csd), ("hvm", 16384));
-        std::fs::write(dir.path().join("csd"), "many\n").unwrap();
-        let error = format!("{:#}", source_info(dir.path(), 2).unwrap_err());
-        assert!(error.contains("csd") && error.contains("`many`"), "{error}");
+    match programs.read_kernel(address, programs.cpus() as usize) {
+        Ok(distances) => symbols.set_distances(distances),
+        Err(e) => log::warn!("locks in per-CPU data are shown by address: {e:#}"),
     }
 }

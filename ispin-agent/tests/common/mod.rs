@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use ispin_agent::model::{
-    CrossCheck, Hist, IncidentRecord, KernelCounts, Losses, Snapshot, Source as Observed, TableRow, Vcpu,
-    Victim, Vm,
+    CrossCheck, GuestLock, Hist, IncidentRecord, KernelCounts, LockStats, Losses, Snapshot,
+    Source as Observed, TableRow, Vcpu, Victim, Vm,
 };
 use ispin_agent::sink::{KINDS, Sink};
 use ispin_agent::source::{Pace, Source};
@@ -28,9 +28,12 @@ pub fn snapshot(n: u64) -> Snapshot {
         source: Observed {
             kind: "threads".into(),
             lock: "ticket".into(),
+            slot_source: "publisher".into(),
             time_unit: "ns".into(),
             csd: 10_000,
             quantum: 8_000_000,
+            max_defer: Some(1_000_000),
+            nested: Some(false),
             pcpus: 2,
             workload: "counter, 2 x 2".into(),
         },
@@ -45,8 +48,13 @@ pub fn snapshot(n: u64) -> Snapshot {
             pending: 2,
             ..CrossCheck::default()
         }),
+        guest: Some(GuestLock { events: Some(true), irqs_off: Some(stats(n, ["10", "11"])) }),
         finished: false,
     }
+}
+
+fn stats<const N: usize>(n: u64, names: [&str; N]) -> LockStats {
+    LockStats(names.into_iter().zip(1..).map(|(name, i)| (name.to_owned(), i * n)).collect())
 }
 
 fn vm(name: &str, n: u64, weight: u64) -> Vm {
@@ -61,6 +69,7 @@ fn vm(name: &str, n: u64, weight: u64) -> Vm {
             slices: 15 * n,
             dispatches: 16 * n,
             on_time: 125_000_000 * n,
+            total_cycles: 200_000_000 * n,
             counters: Counters {
                 takes: 1000 * n,
                 acquires: 1000 * n,
@@ -88,10 +97,17 @@ fn vm(name: &str, n: u64, weight: u64) -> Vm {
                 out_quantum: 15 * n,
                 ..KernelCounts::default()
             },
+            stats: Some(stats(n, LockStats::NAMES)),
         }
     };
     let hist = Hist { buckets: vec![0, 0, 5 * n, 2 * n] };
-    Vm { name: name.into(), vcpus: vec![vcpu(0), vcpu(1)], hold: hist.clone(), wait: hist }
+    Vm {
+        name: name.into(),
+        vcpus: vec![vcpu(0), vcpu(1)],
+        hold: hist.clone(),
+        wait: hist,
+        hold_over_csd: Some(2 * n),
+    }
 }
 
 fn incident(n: u64) -> IncidentRecord {

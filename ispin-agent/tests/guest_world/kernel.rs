@@ -67,13 +67,11 @@ impl World for KernelWorld {
     }
 
     fn lanes(&self) -> Vec<Lane> {
-        let lanes = self.programs.lanes().unwrap_or_else(|e| panic!("{e:#}"));
+        let lanes = self.programs.lanes();
         let lane = |lane: &ispin_agent::bpf::guest::Lane| Lane {
             vcpu: self.vcpu_of(lane.cpu),
             level: lane.level,
-            state: lane.state,
-            locks: lane.locks,
-            callers: lane.callers,
+            counts: lane.counts.clone(),
         };
         lanes.iter().map(lane).collect()
     }

@@ -7,7 +7,7 @@ pub mod user;
 
 use ispin_common::counters::Counters;
 use ispin_common::event::Event;
-use ispin_common::guest::{GuestState, GuestTable};
+use ispin_common::guest::{GuestLane, GuestTable};
 use ispin_common::incident::Incident;
 use ispin_common::table::Row;
 
@@ -16,14 +16,12 @@ use ispin_common::table::Row;
 pub struct Lane {
     pub vcpu: u32,
     pub level: u32,
-    pub state: GuestState,
-    pub locks: GuestTable,
-    pub callers: GuestTable,
+    pub counts: Box<GuestLane>,
 }
 
 impl Lane {
     pub fn counters(&self) -> &Counters {
-        &self.state.classifier.counters
+        &self.counts.classifier.counters
     }
 }
 
@@ -58,16 +56,18 @@ pub fn differences(a: &mut dyn World, b: &mut dyn World) -> Vec<String> {
         for ((name, n), m) in Counters::NAMES.iter().zip(x.counters().values()).zip(y.counters().values()) {
             differ(name, n == m, &n, &m);
         }
-        let (c, d) = (&x.state.classifier, &y.state.classifier);
+        let (c, d) = (&x.counts.classifier, &y.counts.classifier);
         differ("hold", c.hold == d.hold, &c.hold.buckets, &d.hold.buckets);
         differ("wait", c.wait == d.wait, &c.wait.buckets, &d.wait.buckets);
         differ("open episodes", c.open() == d.open(), &c.open(), &d.open());
         differ("next episode", c.next_seq == d.next_seq, &c.next_seq, &d.next_seq);
-        let quanta = |state: &GuestState| (state.first_ids, state.last_ids, state.last_tsc);
-        differ("quanta", quanta(&x.state) == quanta(&y.state), &quanta(&x.state), &quanta(&y.state));
-        for (what, t, u) in [("locks", &x.locks, &y.locks), ("callers", &x.callers, &y.callers)] {
+        let quanta = |lane: &GuestLane| (lane.first_ids, lane.last_ids, lane.last_tsc);
+        differ("quanta", quanta(&x.counts) == quanta(&y.counts), &quanta(&x.counts), &quanta(&y.counts));
+        let (a, b) = (&x.counts, &y.counts);
+        for (what, t, u) in [("locks", &a.locks, &b.locks), ("callers", &a.callers, &b.callers)] {
             differ(what, rows(t) == rows(u), &rows(t), &rows(u));
-            differ(&format!("{what} overflowed"), t.overflowed == u.overflowed, &t.overflowed, &u.overflowed);
+            differ(&format!("{what}, others"), t.others == u.others, &t.others, &u.others);
+            differ(&format!("{what} evicted"), t.evicted == u.evicted, &t.evicted, &u.evicted);
         }
     }
     let (incidents_a, incidents_b) = (a.take_incidents(), b.take_incidents());

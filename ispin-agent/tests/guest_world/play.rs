@@ -148,12 +148,12 @@ impl Stage {
                 wrong.push(format!("{what} is {got}, expected {want}"));
             }
         };
-        let classifier = &lane.state.classifier;
+        let classifier = &lane.counts.classifier;
         for (name, got) in Counters::NAMES.iter().zip(lane.counters().values()) {
             check((*name).into(), got, expect.counters.get(*name).copied().unwrap_or(0));
         }
         check("open".into(), classifier.open() as u64, expect.open as u64);
-        check("table_overflowed".into(), lane.locks.overflowed, expect.table_overflowed);
+        check("table_overflowed".into(), lane.counts.locks.evicted, expect.table_overflowed);
         let histograms: [(_, &Histogram, _); 2] =
             [("hold", &classifier.hold, &expect.hold), ("wait", &classifier.wait, &expect.wait)];
         for (what, histogram, want) in histograms {
@@ -162,8 +162,8 @@ impl Stage {
             }
         }
         for (what, table, want, known) in [
-            ("lock", &lane.locks, &expect.locks, &self.locks),
-            ("caller", &lane.callers, &expect.callers, &self.callers),
+            ("lock", &lane.counts.locks, &expect.locks, &self.locks),
+            ("caller", &lane.counts.callers, &expect.callers, &self.callers),
         ] {
             if let Some(want) = want {
                 wrong.extend(compare_rows(what, table, want, known));
@@ -237,12 +237,16 @@ fn compare_rows(
     known: &BTreeMap<String, u64>,
 ) -> Vec<String> {
     let mut wrong = vec![];
-    let got = rows(table);
+    let mut got = rows(table);
+    if table.others != Row::EMPTY {
+        got.push(table.others);
+    }
     if got.len() != want.len() {
         wrong.push(format!("{} {what} rows, expected {}", got.len(), want.len()));
     }
     for (name, columns) in want {
-        let row = known.get(name).and_then(|address| got.iter().find(|row| row.key == *address));
+        let address = if name == "others" { Some(&0) } else { known.get(name) };
+        let row = address.and_then(|address| got.iter().find(|row| row.key == *address));
         let Some(row) = row else {
             wrong.push(format!("no row of {what} {name}"));
             continue;

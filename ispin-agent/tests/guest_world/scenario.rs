@@ -85,7 +85,7 @@ pub struct Expect {
     pub locks: Option<BTreeMap<String, BTreeMap<String, u64>>>,
     /// Rows by caller; not looked at if left out.
     pub callers: Option<BTreeMap<String, BTreeMap<String, u64>>>,
-    /// Events whose lock found no row.
+    /// Locks whose row had to go.
     #[serde(default)]
     pub table_overflowed: u64,
 }

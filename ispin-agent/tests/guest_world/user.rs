@@ -1,27 +1,28 @@
 //! The guest in user space: the classifier and tables of `ispin-common`, joined as the guest programs join
 //! them, but written apart from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ispin_common::event::{Event, EventKind};
-use ispin_common::guest::{GuestRing, GuestState, GuestTable, NR_RELEASES};
+use ispin_common::guest::{GuestLane, GuestRing, NR_RELEASES};
 use ispin_common::incident::Incident;
-use ispin_common::table::{LastRelease, Row, first_place};
+use ispin_common::table::{LastRelease, first_place};
 
 use super::{Lane, World};
 
 struct Cell {
     lane: Lane,
     ring: Box<GuestRing>,
+    /// Where the rows of held locks are, by lock.
+    held: HashMap<u64, (u32, u32)>,
 }
 
 impl Cell {
     fn new(vcpu: u32, level: u32) -> Self {
-        let table = GuestTable { overflowed: 0, rows: [Row::default(); _] };
         // SAFETY: all zeroes is an empty ring.
         let ring = unsafe { Box::<GuestRing>::new_zeroed().assume_init() };
-        let state = GuestState::default();
-        Self { lane: Lane { vcpu, level, state, locks: table, callers: table }, ring }
+        let counts = Box::<GuestLane>::default();
+        Self { lane: Lane { vcpu, level, counts }, ring, held: HashMap::new() }
     }
 }
 
@@ -59,21 +60,34 @@ impl World for UserWorld {
         };
         let level = event.ctx.level();
         let cell = self.cells.entry((level, vcpu)).or_insert_with(|| Cell::new(vcpu, level));
-        let Lane { state, locks, callers, .. } = &mut cell.lane;
-        state.note_quantum(event);
-        let outcome = state.classifier.on_event(event, known);
+        let counts = &mut *cell.lane.counts;
+        if event.ids.slice_id() != 0 && event.ids != counts.last_ids {
+            if counts.first_ids.slice_id() == 0 {
+                counts.first_ids = event.ids;
+            }
+            (counts.last_ids, counts.last_tsc) = (event.ids, event.tsc);
+        }
+        let outcome = counts.classifier.on_event(event, known);
         if let Some(incident) = outcome.incident {
             let incident = Incident { vcpu, ..incident };
             // SAFETY: a live ring, used by this thread alone.
             if !unsafe { GuestRing::push(&raw mut *cell.ring, &incident) } {
-                state.classifier.counters.dropped += 1;
+                counts.classifier.counters.dropped += 1;
             }
         }
-        for (table, key) in [(locks, event.lock), (callers, outcome.ip)] {
-            if let Some(row) = table.row(key) {
-                row.add(event, &outcome);
-            }
+        let places = match event.kind {
+            EventKind::Take if event.lql == 0 => return,
+            EventKind::Release => match outcome.hold.and_then(|_| cell.held.remove(&event.lock)) {
+                Some(places) => places,
+                None => return,
+            },
+            _ => (counts.locks.place(event.lock), counts.callers.place(outcome.ip)),
+        };
+        if event.kind == EventKind::Acquire && outcome.wait.is_some() {
+            cell.held.insert(event.lock, places);
         }
+        counts.locks.at(places.0, event.lock).add(event, &outcome);
+        counts.callers.at(places.1, outcome.ip).add(event, &outcome);
     }
 
     fn lanes(&self) -> Vec<Lane> {

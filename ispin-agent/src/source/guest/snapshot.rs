@@ -4,23 +4,16 @@ use std::collections::BTreeMap;
 
 use ispin_common::histogram::Histogram;
 use ispin_common::incident::{Incident, PspKind};
-use ispin_common::table::Row;
 
+use super::cycles::Had;
 use super::names::Names;
+use super::rows::LockNames;
+use super::{rows, stats};
 use crate::bpf::guest::Lane;
-use crate::model::{Hist, IncidentRecord, Losses, Snapshot, Source, TableRow, Vcpu, Victim, Vm};
+use crate::model::{GuestLock, Hist, IncidentRecord, Losses, Snapshot, Source, Vcpu, Victim, Vm};
 
-/// What does not change from sample to sample.
-pub struct Guest {
-    /// Name of this VM.
-    pub vm: String,
-    /// Numbers of its vCPUs.
-    pub vcpus: Vec<u32>,
-    /// Names of locks and callers.
-    pub names: Names,
-}
-
-/// What one sample read from the programs.
+/// What one sample read.
+#[derive(Default)]
 pub struct Reading {
     /// Every CPU and level at which there was an event.
     pub lanes: Vec<Lane>,
@@ -30,57 +23,64 @@ pub struct Reading {
     pub recursion_misses: u64,
     /// What is observed, and how the lock is set up.
     pub source: Source,
+    /// The kernel's gate, if it has one.
+    pub events: Option<bool>,
+    /// Time of each vCPU.
+    pub had: BTreeMap<u32, Had>,
+    /// The kernel's own counts.
+    pub kernel: stats::Reading,
 }
 
-impl Guest {
-    /// The snapshot of a reading; number and times are left to the caller.
-    pub fn snapshot(&self, reading: &Reading) -> Snapshot {
-        let vcpus: Vec<Vcpu> = self.vcpus.iter().map(|&cpu| vcpu(cpu, &reading.lanes)).collect();
-        let (mut hold, mut wait) = (Histogram::default(), Histogram::default());
-        let (mut locks, mut callers) = (BTreeMap::new(), BTreeMap::new());
-        let mut losses = Losses { recursion_misses: reading.recursion_misses, ..Losses::default() };
-        for lane in &reading.lanes {
-            hold.merge(&lane.state.classifier.hold);
-            wait.merge(&lane.state.classifier.wait);
-            merge_rows(&mut locks, &lane.locks.rows);
-            merge_rows(&mut callers, &lane.callers.rows);
-            let counters = &lane.state.classifier.counters;
-            losses.incidents_dropped += counters.dropped;
-            losses.unpaired += counters.unpaired();
-            losses.overflowed += counters.overflowed;
-            losses.table_overflowed += lane.locks.overflowed + lane.callers.overflowed;
-        }
-        let (hold, wait) = (Hist::from(&hold), Hist::from(&wait));
-        Snapshot {
-            source: reading.source.clone(),
-            vms: vec![Vm { name: self.vm.clone(), vcpus, hold, wait }],
-            locks: self.table(locks),
-            callers: self.table(callers),
-            incidents: reading
-                .incidents
-                .iter()
-                .map(|incident| self.record(incident, &reading.incidents, reading.source.csd))
-                .collect(),
-            losses,
-            ..Snapshot::default()
-        }
+/// The snapshot of a reading of the VM called `vm`; number and times are left to the caller. `lock_names` are those
+/// that locks were given in earlier snapshots.
+pub fn snapshot(vm: &str, names: &Names, lock_names: &mut LockNames, reading: &Reading) -> Snapshot {
+    let (mut hold, mut wait) = (Histogram::default(), Histogram::default());
+    let mut losses = Losses { recursion_misses: reading.recursion_misses, ..Losses::default() };
+    for lane in &reading.lanes {
+        let classifier = &lane.counts.classifier;
+        hold.merge(&classifier.hold);
+        wait.merge(&classifier.wait);
+        losses.incidents_dropped += classifier.counters.dropped;
+        losses.unpaired += classifier.counters.unpaired();
+        losses.overflowed += classifier.counters.overflowed;
+        losses.table_overflowed += lane.counts.locks.evicted + lane.counts.callers.evicted;
     }
-
-    fn table(&self, rows: BTreeMap<u64, Row>) -> Vec<TableRow> {
-        let named = |row: Row| TableRow::new(self.names.of(row.key), &row);
-        let mut rows: Vec<TableRow> = rows.into_values().map(named).collect();
-        rows.sort_by(|a, b| b.wait_cycles.cmp(&a.wait_cycles).then_with(|| b.acquires.cmp(&a.acquires)));
-        rows
+    let (hold, wait) = (Hist::from(&hold), Hist::from(&wait));
+    let hold_over_csd = hold.not_below(reading.source.csd);
+    let locks = rows::locks(reading.lanes.iter().map(|lane| &lane.counts.locks), names, lock_names);
+    let callers = rows::callers(reading.lanes.iter().map(|lane| &lane.counts.callers), names);
+    let story = Story { vm, names, lock_names, csd: reading.source.csd, all: &reading.incidents };
+    Snapshot {
+        source: reading.source.clone(),
+        vms: vec![Vm { name: vm.to_owned(), vcpus: vcpus(reading), hold, wait, hold_over_csd }],
+        locks,
+        callers,
+        incidents: reading.incidents.iter().map(|incident| story.record(incident)).collect(),
+        losses,
+        guest: Some(GuestLock { events: reading.events, irqs_off: reading.kernel.irqs_off.clone() }),
+        ..Snapshot::default()
     }
+}
 
-    fn record(&self, incident: &Incident, all: &[Incident], csd: u64) -> IncidentRecord {
+/// What is needed to tell an incident's story.
+struct Story<'a> {
+    vm: &'a str,
+    names: &'a Names,
+    lock_names: &'a LockNames,
+    csd: u64,
+    /// All incidents of the sample.
+    all: &'a [Incident],
+}
+
+impl Story<'_> {
+    fn record(&self, incident: &Incident) -> IncidentRecord {
         let preempted = incident.flags & Incident::PREEMPTED != 0;
         IncidentRecord {
             kind: if incident.kind == PspKind::Lhp as u8 { "lhp" } else { "lwp" }.into(),
-            vm: self.vm.clone(),
+            vm: self.vm.to_owned(),
             vcpu: incident.vcpu,
             seq: incident.seq,
-            lock: self.names.of(incident.lock),
+            lock: self.lock_names.of(incident.lock, incident.ip, self.names),
             caller: self.names.of(incident.ip),
             ticket: incident.ticket,
             lql: incident.lql,
@@ -89,7 +89,7 @@ impl Guest {
             to: incident.to_tsc,
             from_slice: incident.from_ids.slice_id(),
             to_slice: incident.to_ids.slice_id(),
-            planned_end: planned_end(incident, csd),
+            planned_end: planned_end(incident, self.csd),
             // Exact if it left once between the two events; else when it would have left had it.
             real_end: preempted.then(|| incident.start.saturating_sub(incident.off)),
             back: incident.start,
@@ -100,24 +100,38 @@ impl Guest {
             harmful: incident.flags & Incident::HARMFUL != 0,
             // The guest sees that it was away, not why.
             cause: String::new(),
-            victims: victims(incident, all),
+            victims: victims(incident, self.all),
         }
     }
+}
+
+/// Every vCPU that is or was online, or at which there was an event.
+fn vcpus(reading: &Reading) -> Vec<Vcpu> {
+    let mut vcpus: BTreeMap<u32, Vcpu> = BTreeMap::new();
+    for &cpu in reading.had.keys().chain(reading.lanes.iter().map(|lane| &lane.cpu)) {
+        vcpus.entry(cpu).or_insert_with(|| vcpu(cpu, &reading.lanes));
+    }
+    for (cpu, vcpu) in &mut vcpus {
+        let had = reading.had.get(cpu).copied().unwrap_or_default();
+        (vcpu.total_cycles, vcpu.on_time) = (had.total, had.used);
+        vcpu.stats = reading.kernel.stats.as_ref().map(|stats| stats.get(cpu).cloned().unwrap_or_default());
+    }
+    vcpus.into_values().collect()
 }
 
 /// One vCPU: the sum of its levels, and the latest quantum that any of them saw.
 fn vcpu(cpu: u32, lanes: &[Lane]) -> Vcpu {
     let mut vcpu = Vcpu { id: cpu, ..Vcpu::default() };
-    let lanes = || lanes.iter().filter(|lane| lane.cpu == cpu);
-    for lane in lanes() {
-        vcpu.counters.merge(&lane.state.classifier.counters);
+    let lanes = || lanes.iter().filter(|lane| lane.cpu == cpu).map(|lane| &lane.counts);
+    for counts in lanes() {
+        vcpu.counters.merge(&counts.classifier.counters);
     }
-    let published = || lanes().map(|lane| &lane.state).filter(|state| state.last_ids.published());
-    let last = published().max_by_key(|state| state.last_tsc).map(|state| state.last_ids);
+    let published = || lanes().filter(|counts| counts.last_ids.published());
+    let last = published().max_by_key(|counts| counts.last_tsc).map(|counts| counts.last_ids);
     if let Some(last) = last {
         vcpu.slice_id = last.slice_id();
         // Levels begin to see quanta at different times; the distance to the farthest first one counts.
-        for first in published().map(|state| state.first_ids) {
+        for first in published().map(|counts| counts.first_ids) {
             let slices = last.slice_id().wrapping_sub(first.slice_id());
             let dispatches =
                 (last.dispatch_id() >> 1).wrapping_sub(first.dispatch_id() >> 1) & (u32::MAX >> 1);
@@ -126,12 +140,6 @@ fn vcpu(cpu: u32, lanes: &[Lane]) -> Vcpu {
         }
     }
     vcpu
-}
-
-fn merge_rows(all: &mut BTreeMap<u64, Row>, rows: &[Row]) {
-    for row in rows.iter().filter(|row| row.key != 0) {
-        all.entry(row.key).and_modify(|known| known.merge(row)).or_insert(*row);
-    }
 }
 
 /// End of the quantum in which the stretch began: `lock_cap` at the take says it. Unknown without the csd, if
@@ -163,64 +171,84 @@ fn victims(culprit: &Incident, all: &[Incident]) -> Vec<Victim> {
 #[cfg(test)]
 mod tests {
     use ispin_common::counters::Counters;
-    use ispin_common::guest::{GuestState, GuestTable};
+    use ispin_common::guest::GuestLane;
     use ispin_common::slot::Ids;
+    use ispin_common::table::Row;
 
     use super::*;
+    use crate::model::LockStats;
 
-    fn lane(cpu: u32, level: u32) -> Lane {
-        let table = GuestTable { overflowed: 0, rows: [Row::default(); _] };
-        Lane { cpu, level, state: GuestState::default(), locks: table, callers: table }
-    }
-
-    fn guest() -> Guest {
-        Guest { vm: "vm".into(), vcpus: vec![0, 1], names: Names::default() }
+    fn lane(cpu: u32, level: u32, fill: impl FnOnce(&mut GuestLane)) -> Lane {
+        let mut counts = Box::<GuestLane>::default();
+        fill(&mut counts);
+        Lane { cpu, level, counts }
     }
 
     fn reading(lanes: Vec<Lane>, incidents: Vec<Incident>) -> Reading {
-        let source = Source { csd: 100, ..Source::default() };
-        Reading { lanes, incidents, recursion_misses: 3, source }
+        let source = Source { csd: 128, ..Source::default() };
+        let had = [(0, Had { total: 100, used: 40 }), (1, Had::default())].into();
+        Reading { lanes, incidents, recursion_misses: 3, source, had, ..Reading::default() }
+    }
+
+    fn shown(reading: &Reading) -> Snapshot {
+        snapshot("vm", &Names::default(), &mut LockNames::default(), reading)
     }
 
     #[test]
     fn nothing_seen_is_a_snapshot_of_idle_vcpus() {
-        let snapshot = guest().snapshot(&reading(vec![], vec![]));
+        let snapshot = shown(&reading(vec![], vec![]));
         assert_eq!(snapshot.vms.len(), 1);
-        let ids: Vec<u32> = snapshot.vms[0].vcpus.iter().map(|vcpu| vcpu.id).collect();
-        assert_eq!(ids, [0, 1]);
+        let times: Vec<_> =
+            snapshot.vms[0].vcpus.iter().map(|vcpu| (vcpu.id, vcpu.total_cycles, vcpu.on_time)).collect();
+        assert_eq!(times, [(0, 100, 40), (1, 0, 0)]);
         assert_eq!(snapshot.vms[0].total().counters, Counters::default());
         assert_eq!(snapshot.losses.total(), 3);
+        assert_eq!(snapshot.vms[0].hold_over_csd, Some(0));
     }
 
     #[test]
     fn levels_are_summed_and_the_latest_quantum_shown() {
-        let mut task = lane(1, 0);
-        task.state.classifier.counters.takes = 5;
-        task.state.classifier.counters.lql_max = 3;
-        task.state.classifier.hold.record(9);
-        task.state.first_ids = Ids::new(u32::MAX - 1, 0x11);
-        task.state.last_ids = Ids::new(4, 0x17);
-        task.state.last_tsc = 1_000;
-        task.locks.rows[7] = Row { key: 0x40, acquires: 5, wait_cycles: 10, ..Row::default() };
-        let mut irq = lane(1, 2);
-        irq.state.classifier.counters.takes = 2;
-        irq.state.classifier.counters.lql_max = 4;
-        irq.state.classifier.counters.dropped = 6;
-        irq.state.first_ids = Ids::new(2, 0x15);
-        irq.state.last_ids = Ids::new(3, 0x15);
-        irq.state.last_tsc = 900;
-        irq.locks.rows[9] = Row { key: 0x40, acquires: 1, ..Row::default() };
-        irq.locks.rows[3] = Row { key: 0x80, acquires: 1, wait_cycles: 50, ..Row::default() };
-        irq.callers.overflowed = 8;
-
-        let snapshot = guest().snapshot(&reading(vec![task, irq], vec![]));
+        let task = lane(1, 0, |counts| {
+            counts.classifier.counters.takes = 5;
+            counts.classifier.counters.lql_max = 3;
+            counts.classifier.hold.record(9);
+            counts.classifier.hold.record(128);
+            counts.first_ids = Ids::new(u32::MAX - 1, 0x11);
+            counts.last_ids = Ids::new(4, 0x17);
+            counts.last_tsc = 1_000;
+            counts.locks.rows[7] = Row { key: 0x40, acquires: 5, wait_cycles: 10, ..Row::EMPTY };
+        });
+        let irq = lane(1, 2, |counts| {
+            counts.classifier.counters.takes = 2;
+            counts.classifier.counters.lql_max = 4;
+            counts.classifier.counters.dropped = 6;
+            counts.first_ids = Ids::new(2, 0x15);
+            counts.last_ids = Ids::new(3, 0x15);
+            counts.last_tsc = 900;
+            counts.locks.rows[9] = Row { key: 0x40, acquires: 1, ..Row::EMPTY };
+            counts.locks.rows[3] = Row { key: 0x80, acquires: 1, wait_cycles: 50, ..Row::EMPTY };
+            counts.callers.evicted = 8;
+        });
+        let snapshot = shown(&reading(vec![task, irq], vec![]));
         let vcpu = &snapshot.vms[0].vcpus[1];
         assert_eq!((vcpu.counters.takes, vcpu.counters.lql_max), (7, 4));
         assert_eq!((vcpu.slice_id, vcpu.slices, vcpu.dispatches), (4, 6, 3));
-        assert_eq!(snapshot.vms[0].hold.count(), 1);
+        assert_eq!((snapshot.vms[0].hold.count(), snapshot.vms[0].hold_over_csd), (2, Some(1)));
         let locks: Vec<_> = snapshot.locks.iter().map(|row| (row.name.as_str(), row.acquires)).collect();
         assert_eq!(locks, [("0x80", 1), ("0x40", 6)]);
         assert_eq!((snapshot.losses.incidents_dropped, snapshot.losses.table_overflowed), (6, 8));
+    }
+
+    #[test]
+    fn the_kernels_own_counts_stand_beside() {
+        let mut reading = reading(vec![], vec![]);
+        assert_eq!(shown(&reading).vms[0].total().stats, None);
+        let stats = LockStats([("takes".to_owned(), 5)].into());
+        reading.kernel.stats = Some([(0, stats)].into());
+        reading.events = Some(false);
+        let snapshot = shown(&reading);
+        assert_eq!(snapshot.vms[0].total().stats.and_then(|stats| stats.get("takes")), Some(5));
+        assert_eq!(snapshot.guest.and_then(|guest| guest.events), Some(false));
     }
 
     #[test]
@@ -239,7 +267,7 @@ mod tests {
             start: 6_000,
             off: 4_000,
             lost: 4_000,
-            cap: 800,
+            cap: 744,
             lql: 1,
             ticket: 0xffff,
             ..Incident::default()
@@ -254,13 +282,13 @@ mod tests {
             ..holder
         };
         let elsewhere = Incident { lock: 0x80, vcpu: 2, ..waiter };
-        let snapshot = guest().snapshot(&reading(vec![], vec![holder, waiter, elsewhere]));
+        let snapshot = shown(&reading(vec![], vec![holder, waiter, elsewhere]));
         let record = &snapshot.incidents[0];
         assert_eq!(
             (record.kind.as_str(), record.lock.as_str(), record.caller.as_str()),
             ("lhp", "0x40", "0x99")
         );
-        // Take at 1000 with 800 to spare after two critical sections of 100.
+        // Take at 1000 with 744 to spare after two critical sections of 128.
         assert_eq!((record.planned_end, record.real_end, record.back), (Some(2_000), Some(2_000), 6_000));
         assert_eq!(record.victims, [Victim { vcpu: 1, take: 1_100, acquire: 6_060 }]);
         assert!(snapshot.incidents[1].victims.is_empty(), "who is ahead is no victim");

@@ -240,9 +240,12 @@ impl Attached {
         SourceInfo {
             kind: "threads".into(),
             lock: self.world.lock.clone(),
+            slot_source: "publisher".into(),
             time_unit: "ns".into(),
             csd: self.world.csd_ns,
             quantum: self.world.quantum_ns,
+            max_defer: None,
+            nested: None,
             pcpus: self.world.pcpus.len() as u32,
             workload: self.world.workload.clone(),
         }
@@ -325,13 +328,16 @@ impl Attached {
                     (addr_of!((*parts.row).callers), &mut *callers),
                 ] {
                     let table = read_volatile(table);
-                    losses.table_overflowed += table.overflowed;
+                    losses.table_overflowed += table.evicted;
                     merge_rows(rows, &table.rows);
+                    merge_others(rows, &table.others);
                 }
             }
             vcpus.push(self.read_vcpu(v, i, parts, now));
         }
-        Ok(Vm { name: info.name.clone(), vcpus, hold: Hist::from(&hold), wait: Hist::from(&wait) })
+        let (hold, wait) = (Hist::from(&hold), Hist::from(&wait));
+        let hold_over_csd = hold.not_below(self.world.csd_ns);
+        Ok(Vm { name: info.name.clone(), vcpus, hold, wait, hold_over_csd })
     }
 
     fn read_vcpu(&self, v: usize, i: usize, parts: Parts, now: u64) -> Vcpu {
@@ -350,6 +356,7 @@ impl Attached {
         let out = |cause: OutCause| outs[cause as usize].saturating_sub(base_outs[cause as usize]);
         let running = ids.on_pcpu();
         let current = if running { now.saturating_sub(slot.dispatch_start) } else { 0 };
+        let on_time = (kernel.on_ns + current).saturating_sub(base.kernel.on_ns);
         Vcpu {
             id: i as u32,
             running,
@@ -359,7 +366,8 @@ impl Attached {
             slice_id: ids.slice_id(),
             slices: u64::from(ids.slice_id().wrapping_sub(base.slice_id)),
             dispatches: kernel.dispatches.saturating_sub(base.kernel.dispatches),
-            on_time: (kernel.on_ns + current).saturating_sub(base.kernel.on_ns),
+            on_time,
+            total_cycles: on_time,
             counters,
             kernel: KernelCounts {
                 holders: kernel.holders - base.kernel.holders,
@@ -372,6 +380,7 @@ impl Attached {
                 out_yielded: out(OutCause::Yielded),
                 early: kernel.early - base.kernel.early,
             },
+            stats: None,
         }
     }
 }
@@ -385,6 +394,16 @@ impl Drop for Attached {
             // SAFETY: mapped; see claim.
             unsafe { write_volatile(addr_of_mut!((*control).observer_pid), 0) };
         }
+    }
+}
+
+fn merge_others(all: &mut Vec<Row>, others: &Row) {
+    if *others == Row::EMPTY {
+        return;
+    }
+    match all.iter_mut().find(|known| known.key == 0) {
+        Some(known) => known.merge(others),
+        None => all.push(*others),
     }
 }
 

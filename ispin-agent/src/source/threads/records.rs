@@ -7,7 +7,7 @@ use ispin_common::slot::NO_LIMIT;
 use ispin_common::table::Row;
 use ispin_common::threads::OutCause;
 
-use crate::model::{IncidentRecord, TableRow, Victim};
+use crate::model::{IncidentRecord, OTHERS, TableRow, Victim};
 use crate::session::World;
 
 /// The incidents of one sample, each with the switch that caused it where that is known.
@@ -76,7 +76,12 @@ fn name_of(key: u64, names: &[String]) -> String {
 
 /// The rows under their names, the longest waits first.
 pub fn table_rows(rows: &[Row], names: &[String]) -> Vec<TableRow> {
-    let mut out: Vec<TableRow> = rows.iter().map(|row| TableRow::new(name_of(row.key, names), row)).collect();
-    out.sort_by(|a, b| b.wait_cycles.cmp(&a.wait_cycles).then_with(|| a.name.cmp(&b.name)));
+    let name = |key| if key == 0 { OTHERS.to_owned() } else { name_of(key, names) };
+    let mut out: Vec<TableRow> = rows.iter().map(|row| TableRow::new(name(row.key), row)).collect();
+    let others_last = |row: &TableRow| row.key == 0;
+    out.sort_by(|a, b| {
+        let by_wait = b.wait_cycles.cmp(&a.wait_cycles).then_with(|| a.name.cmp(&b.name));
+        others_last(a).cmp(&others_last(b)).then(by_wait)
+    });
     out
 }
