@@ -55,7 +55,7 @@ const SIGNS: &[Sign] = &[
     begins("WARNING: suspicious RCU", LOCKDEP),
     begins("WARNING: Nested lock", LOCKDEP),
     begins("[ BUG: ", LOCKDEP),
-    says("MAX_LOCKDEP", "lock debugging ran out of room and stopped looking"),
+    says("too low!", "lock debugging ran out of room and stopped looking"),
     begins("BUG: ", "a defect in the kernel"),
     begins("kernel BUG at", "a defect in the kernel"),
     begins("general protection fault", "a defect in the kernel"),
@@ -142,6 +142,7 @@ mod tests {
     #[case("[    5.5] WARNING: CPU: 0 PID: 1 at kernel/locking/ispinlock.c:77 x+0x1/0x2", "warned")]
     #[case("[    5.5] BUG: kernel NULL pointer dereference, address: 0000000000000008", "defect")]
     #[case("[    5.5] ispin-load invoked oom-killer: gfp_mask=0xcc0, order=0", "more --memory-mb")]
+    #[case("[    4.2] BUG: MAX_LOCKDEP_CHAINS too low!", "ran out of room")]
     #[case("spin_lock-torture:--- End of test: FAILURE: nwriters_stress=4", "locktorture")]
     #[case("[    0.2] Initramfs unpacking failed: write error", "more --memory-mb")]
     fn faults_are_recognized(#[case] line: &str, #[case] cause: &str) {
@@ -151,6 +152,7 @@ mod tests {
 
     #[rstest]
     #[case("[    0.000000] Linux version 6.12.117 (ispin@ispin) (gcc) #1 SMP")]
+    #[case("[    0.000000] ... MAX_LOCKDEP_ENTRIES:     32768")]
     #[case("[    0.100000] ACPI BIOS Warning (bug): Optional FADT field")]
     #[case("[    0.300000] Booting kernel without debugging: see the BUG tracker")]
     #[case("spin_lock-torture:--- End of test: SUCCESS: nwriters_stress=4")]

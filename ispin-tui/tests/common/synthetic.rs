@@ -51,6 +51,7 @@ impl World {
             lwp: sum.counters.lwp / share,
             lwp_harmful: sum.counters.lwp_harmful / share,
             idle_cycles: sum.counters.idle_cycles / share,
+            ..TableRow::default()
         };
         Snapshot {
             seq: n,
@@ -64,6 +65,7 @@ impl World {
                 quantum: 8 * MS,
                 pcpus: 2,
                 workload: "hold 2us gap 5us".into(),
+                ..Source::default()
             },
             vms,
             locks: vec![row("counter", 1, 1), row("journal", 2, 5), row("inode", 3, 40)],
@@ -76,6 +78,7 @@ impl World {
                 ..CrossCheck::default()
             }),
             finished: false,
+            guest: None,
         }
     }
 
@@ -101,6 +104,7 @@ impl World {
             vcpus: (0..self.vcpus).map(|vcpu| self.vcpu(vm, vcpu, n)).collect(),
             hold,
             wait: Hist { buckets: wait },
+            ..Vm::default()
         }
     }
 
@@ -163,6 +167,7 @@ impl World {
                 out_observer: n / 4,
                 ..KernelCounts::default()
             },
+            ..Vcpu::default()
         }
     }
 
