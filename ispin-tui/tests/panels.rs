@@ -72,6 +72,17 @@ fn header_of_a_guest_has_cycles_and_no_cross_check() {
 }
 
 #[test]
+fn header_says_when_quanta_are_no_result() {
+    let text = |slot_source: &str| {
+        let app = app_with(|snapshot| snapshot.source.slot_source = slot_source.into());
+        header_of(&app, 200).to_string()
+    };
+    assert!(text("software").contains("slots software: no result"));
+    assert!(text("none").contains("slots none: no result"));
+    assert!(!text("xen").contains("no result") && !text("publisher").contains("no result"));
+}
+
+#[test]
 fn psp_chart() {
     let draw = |view: View, area, buf: &mut _| psp_chart::render(view, Frame::Box, area, buf);
     insta::assert_snapshot!("psp_chart", panel(&app_with_baseline("hvm"), 78, 12, draw));

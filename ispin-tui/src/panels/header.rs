@@ -57,6 +57,10 @@ fn identity(view: View, now: &Snapshot) -> Vec<Item> {
         items.push(fact(view, "quantum", time(source.quantum, unit)));
     }
     items.push(fact(view, "csd", time(source.csd, unit)));
+    if source.caveat().is_some() {
+        let slots = format!("{}: no result", source.slot_source);
+        items.push(vec![view.span(Role::Label, "slots "), view.span(Role::Warning, slots)]);
+    }
     items.push(fact(view, "up", clock(now.elapsed_ns)));
     if !source.workload.is_empty() {
         items.push(fact(view, "work", &*source.workload));
