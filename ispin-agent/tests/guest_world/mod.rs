@@ -1,6 +1,5 @@
 //! Guests to feed events to: one in user space, one in the kernel. Both give the same answers.
 
-pub mod bytecode;
 pub mod kernel;
 pub mod play;
 pub mod scenario;
