@@ -1,4 +1,6 @@
 //! Guests to feed events to: one in user space, one in the kernel. Both give the same answers.
+// Each test program uses its part of this.
+#![allow(dead_code)]
 
 pub mod kernel;
 pub mod play;
