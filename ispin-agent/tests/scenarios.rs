@@ -8,7 +8,6 @@ mod guest_world;
 
 use std::path::{Path, PathBuf};
 
-use guest_world::bytecode::BytecodeWorld;
 use guest_world::kernel::KernelWorld;
 use guest_world::play::{perform, play};
 use guest_world::scenario::Scenario;
@@ -75,11 +74,6 @@ fn kernel_available() -> bool {
 #[test]
 fn scenarios_in_user_space() {
     play_all(|_| Some(Box::new(UserWorld::new())));
-}
-
-#[test]
-fn scenarios_in_the_interpreter() {
-    play_all(|scenario| Some(Box::new(BytecodeWorld::new(scenario.vcpus() as u32))));
 }
 
 #[test]

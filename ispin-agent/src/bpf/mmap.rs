@@ -15,7 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 /// `from` is aligned to 8 bytes and points to mapped memory. `T` is a multiple of 8 bytes long and valid for every bit
 /// pattern.
 pub unsafe fn read_words<T>(from: *const T) -> Box<T> {
-    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() >= 8) };
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() >= 8) };
     let mut copy = Box::<T>::new_uninit();
     for word in 0..size_of::<T>() / 8 {
         // SAFETY: both sides are inside their objects; the rest by the caller's word.
