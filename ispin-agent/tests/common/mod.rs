@@ -48,7 +48,7 @@ pub fn snapshot(n: u64) -> Snapshot {
             pending: 2,
             ..CrossCheck::default()
         }),
-        guest: Some(GuestLock { events: Some(true), irqs_off: Some(stats(n, ["10", "11"])) }),
+        guest: Some(GuestLock { events: Some(true), irqs_off: Some(stats(n, ["2048", "4096"])) }),
         finished: false,
     }
 }
