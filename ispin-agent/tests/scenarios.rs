@@ -8,6 +8,7 @@ mod guest_world;
 
 use std::path::{Path, PathBuf};
 
+use guest_world::bytecode::BytecodeWorld;
 use guest_world::kernel::KernelWorld;
 use guest_world::play::{perform, play};
 use guest_world::scenario::Scenario;
@@ -74,6 +75,11 @@ fn kernel_available() -> bool {
 #[test]
 fn scenarios_in_user_space() {
     play_all(|_| Some(Box::new(UserWorld::new())));
+}
+
+#[test]
+fn scenarios_in_the_interpreter() {
+    play_all(|scenario| Some(Box::new(BytecodeWorld::new(scenario.vcpus() as u32))));
 }
 
 #[test]

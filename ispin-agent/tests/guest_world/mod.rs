@@ -2,6 +2,7 @@
 // Each test program uses its part of this.
 #![allow(dead_code)]
 
+pub mod bytecode;
 pub mod kernel;
 pub mod play;
 pub mod scenario;
