@@ -90,6 +90,12 @@ impl fmt::Display for SpawnError {
                     "COMMAND `{name}` may not be executed: is it a program, with its x bit set? ({error})"
                 )
             }
+            // The standard library hands the new process's descriptor over a socket.
+            _ if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => write!(
+                f,
+                "COMMAND `{name}` could not be started: that takes a kernel with CONFIG_UNIX=y ({error}); without it \
+                 start the agent and the load one after the other"
+            ),
             _ => write!(f, "COMMAND `{name}` could not be started: {error}"),
         }
     }

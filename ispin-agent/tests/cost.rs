@@ -59,7 +59,8 @@ fn instructions_of_the_three_events() {
         world
     };
     let free = passage(&mut world(), 20, |_| ());
-    let queue = passage(&mut world(), 20, |event| event.lql = if event.kind == EventKind::Take { 3 } else { 0 });
+    let queue =
+        passage(&mut world(), 20, |event| event.lql = if event.kind == EventKind::Take { 3 } else { 0 });
     let mut nested = world();
     for depth in 0..3 {
         nested.feed(&event(EventKind::Take, 0x40 + 0x40 * depth, 10), 1);

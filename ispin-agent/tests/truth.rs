@@ -150,7 +150,7 @@ fn counted(cpus: &[Vec<Event>]) -> Snapshot {
 fn rows(lanes: &[Lane], table: fn(&Lane) -> &GuestTable) -> Vec<TableRow> {
     let mut sums: BTreeMap<u64, Row> = BTreeMap::new();
     for lane in lanes {
-        for row in guest_world::rows(table(lane)).iter().chain([&table(lane).others]) {
+        for row in guest_world::rows(table(lane)).iter().chain([table(lane).others()]) {
             sums.entry(row.key).and_modify(|sum| sum.merge(row)).or_insert(*row);
         }
     }

@@ -113,6 +113,41 @@ pub struct Event {
     pub off: u64,
 }
 
+/// An event that can be asked for its arguments. The eBPF programs answer from the tracepoint's own arguments, so that
+/// none is copied that is not needed.
+pub trait Report {
+    /// Address of the lock.
+    fn lock(&self) -> u64;
+    /// Caller of the lock function.
+    fn ip(&self) -> u64;
+    /// The ticket.
+    fn ticket(&self) -> u32;
+    /// Lock queue length before this ticket.
+    fn lql(&self) -> u32;
+    /// The vCPU's ids.
+    fn ids(&self) -> Ids;
+    /// Time of the event.
+    fn tsc(&self) -> u64;
+    /// `lock_cap`.
+    fn cap(&self) -> i64;
+    /// Context level and marks.
+    fn ctx(&self) -> Ctx;
+    /// `dispatch_start`.
+    fn start(&self) -> u64;
+    /// Time off the pCPU since the previous event of this attempt.
+    fn off(&self) -> u64;
+}
+
+macro_rules! report_fields {
+    ($($name:ident : $type:ty),*) => {
+        impl Report for Event {
+            $(#[inline(always)] fn $name(&self) -> $type { self.$name })*
+        }
+    };
+}
+
+report_fields!(lock: u64, ip: u64, ticket: u32, lql: u32, ids: Ids, tsc: u64, cap: i64, ctx: Ctx, start: u64, off: u64);
+
 impl Event {
     /// Decodes the tracepoint's arguments.
     #[inline(always)]

@@ -17,37 +17,38 @@ impl Default for Histogram {
     }
 }
 
+/// Logarithms of all bytes, rounded down; that of 0 is 0.
+const LOG2: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut i = 2;
+    while i < 256 {
+        table[i] = table[i / 2] + 1;
+        i += 1;
+    }
+    table
+};
+
+#[inline(never)]
+const fn long_bucket_of(value: u64) -> usize {
+    let mut bucket = 16;
+    while bucket < NR_BUCKETS - 1 && value >> (bucket + 1) != 0 {
+        bucket += 1;
+    }
+    bucket
+}
+
 impl Histogram {
     /// The bucket of `value`.
     #[inline(always)]
     pub const fn bucket_of(value: u64) -> usize {
-        // Binary search by shifts: BPF has no count-leading-zeros, and LLVM's expansion of it is longer.
-        let mut v = value;
-        let mut b = 0;
-        if v >> 32 != 0 {
-            v >>= 32;
-            b += 32;
+        // BPF has no count-leading-zeros. Nearly all holds and waits are below 2^16.
+        if value < 1 << 8 {
+            LOG2[value as usize] as usize
+        } else if value < 1 << 16 {
+            8 + LOG2[(value >> 8) as usize] as usize
+        } else {
+            long_bucket_of(value)
         }
-        if v >> 16 != 0 {
-            v >>= 16;
-            b += 16;
-        }
-        if v >> 8 != 0 {
-            v >>= 8;
-            b += 8;
-        }
-        if v >> 4 != 0 {
-            v >>= 4;
-            b += 4;
-        }
-        if v >> 2 != 0 {
-            v >>= 2;
-            b += 2;
-        }
-        if v >> 1 != 0 {
-            b += 1;
-        }
-        if b < NR_BUCKETS { b } else { NR_BUCKETS - 1 }
     }
 
     /// Counts `value`.

@@ -160,8 +160,8 @@ impl OutCause {
 pub const INCIDENT_RING: usize = 256;
 /// Records in a CPU's switch ring.
 pub const SWITCH_RING: usize = 1024;
-/// Rows of a thread's own per-lock and per-caller tables.
-pub const THREAD_TABLE_ROWS: usize = 16;
+/// Rows of a thread's own per-lock and per-caller tables, that of all others included.
+pub const THREAD_TABLE_ROWS: usize = 17;
 
 /// Ring of switches that took a vCPU off in mid-episode.
 pub type SwitchRing = Ring<SwitchIncident, SWITCH_RING>;

@@ -79,8 +79,9 @@ pub fn recipe() -> String {
 }
 
 /// Flags for rustc; `arch` is the architecture of the kernel that will run the programs.
-fn flags(arch: &str) -> [String; 2] {
-    [format!("--cfg=bpf_target_arch=\"{arch}\""), "-Clink-arg=--btf".to_owned()]
+fn flags(arch: &str) -> [String; 3] {
+    // v3: 32-bit instructions, which kernels know since 5.1; memory-mapped arrays need 5.5.
+    [format!("--cfg=bpf_target_arch=\"{arch}\""), "-Clink-arg=--btf".to_owned(), "-Ctarget-cpu=v3".to_owned()]
 }
 
 /// A folder for [`from_source`], given a path in cargo's target folder. It is one for all profiles and for

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::ptr::{addr_of, addr_of_mut};
 
 use anyhow::{Context, Result, anyhow, bail};
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map};
 use aya::programs::{ProgramError, RawTracePoint, RawTracePointRunOptions, TestRun};
 use aya::{Ebpf, EbpfLoader};
 use ispin_common::counters::Counters;
 use ispin_common::event::{Event, EventKind, NR_LEVELS};
-use ispin_common::guest::{GuestControl, GuestLane, GuestRing, INCIDENT_RING, lane_key};
+use ispin_common::guest::{GuestLane, GuestRing, INCIDENT_RING, NR_RELEASES, lane_key};
 use ispin_common::incident::Incident;
 
 use super::memory;
@@ -44,7 +44,6 @@ pub struct Lane {
 /// The loaded programs and their maps. Dropping it detaches and removes them.
 pub struct GuestPrograms {
     bpf: Ebpf,
-    control: MappedArray<GuestControl>,
     lanes: MappedArray<GuestLane>,
     rings: MappedArray<GuestRing>,
     cpus: u32,
@@ -65,10 +64,9 @@ impl GuestPrograms {
                 .load()
                 .with_context(|| format!("the kernel refused the program {}", program_name(kind)))?;
         }
-        let control = MappedArray::of(&bpf, "GUEST_CONTROL")?;
         let lanes = MappedArray::of(&bpf, "GUEST_LANES")?;
         let rings = MappedArray::of(&bpf, "GUEST_RINGS")?;
-        Ok(Self { bpf, control, lanes, rings, cpus })
+        Ok(Self { bpf, lanes, rings, cpus })
     }
 
     /// Attaches the programs to the tracepoints of the patched kernel, and enables them once all are in
@@ -98,9 +96,10 @@ impl GuestPrograms {
 
     /// Lets the programs look at events, or ignore them.
     pub fn enable(&mut self, enabled: bool) -> Result<()> {
-        let control = self.control.get(0).ok_or_else(|| anyhow!("the BPF map GUEST_CONTROL is empty"))?;
-        // SAFETY: inside the mapping, which lives as long as self; one aligned store.
-        unsafe { addr_of_mut!((*control).enabled).write_volatile(enabled.into()) };
+        for lane in (0..self.lanes.len()).filter_map(|i| self.lanes.get(i)) {
+            // SAFETY: inside the mapping, which lives as long as self; one aligned store.
+            unsafe { addr_of_mut!((*lane).enabled).write_volatile(enabled.into()) };
+        }
         Ok(())
     }
 
@@ -117,17 +116,14 @@ impl GuestPrograms {
         Ok(())
     }
 
-    /// Forgets everything that was counted. Events that come in meanwhile may be half forgotten: disable the
-    /// programs first.
+    /// Forgets everything that was counted; the programs are disabled then.
     pub fn clear(&mut self) -> Result<()> {
         for lane in (0..self.lanes.len()).filter_map(|i| self.lanes.get(i)) {
-            // SAFETY: inside the mapping; all zeroes is an empty lane.
+            // SAFETY: inside the mapping; all zeroes is an empty lane that ignores events.
             unsafe { lane.write_bytes(0, 1) };
         }
-        let mut releases: Array<&mut MapData, u64> = Array::try_from(self.map_mut("GUEST_RELEASES")?)?;
-        for place in 0..releases.len() {
-            releases.set(place, 0, 0)?;
-        }
+        let mut releases: Array<_, [u64; NR_RELEASES as usize]> = Array::try_from(self.map_mut(".bss")?)?;
+        releases.set(0, [0; NR_RELEASES as usize], 0)?;
         self.take_incidents();
         Ok(())
     }

@@ -246,7 +246,13 @@ fn unix_sockets() -> Capability {
         Ok(_) => (Yes, "made a pair".to_owned()),
         Err(e) => (No, e.to_string()),
     };
-    capability("unix_sockets", NONE, state, found, "a kernel with CONFIG_UNIX=y (--listen needs it)")
+    capability(
+        "unix_sockets",
+        NONE,
+        state,
+        found,
+        "a kernel with CONFIG_UNIX=y (--listen and COMMAND need it)",
+    )
 }
 
 fn ispinlock_tracepoints(btf: &Path) -> Capability {

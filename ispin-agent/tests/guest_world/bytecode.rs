@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use ispin_agent::bpf::object::OBJECT;
 use ispin_common::event::{Event, EventKind, NR_LEVELS};
-use ispin_common::guest::{GuestControl, GuestLane, GuestRing, lane_key};
+use ispin_common::guest::{GuestLane, GuestRing, lane_key};
 use ispin_common::incident::Incident;
 use object::read::elf::{ElfFile64, ElfSymbol64};
 use object::{Endianness, Object, ObjectSection, ObjectSymbol, RelocationTarget, SymbolIndex};
@@ -73,6 +73,7 @@ pub struct BytecodeWorld {
     functions: Vec<Insn>,
     maps: Vec<Map>,
     constants: Memory,
+    variables: Memory,
     cpus: u32,
     /// The CPU on which the program runs.
     cpu: u32,
@@ -107,6 +108,7 @@ impl BytecodeWorld {
             functions: vec![],
             maps,
             constants,
+            variables: Memory::new(file.section_by_name(".bss").map_or(0, |s| s.size() as usize)),
             cpus,
             cpu: 0,
             executed: 0,
@@ -154,6 +156,7 @@ impl BytecodeWorld {
         match section.and_then(|s| s.name().ok().map(str::to_owned)).as_deref() {
             Some("maps") => Target::Map(self.map_of(&symbol)),
             Some(".rodata") => Target::Data(self.constants.start() + symbol.address() + insn.imm as u64),
+            Some(".bss") => Target::Data(self.variables.start() + symbol.address() + insn.imm as u64),
             Some(".text") => {
                 let within = if symbol.kind() == object::SymbolKind::Section { insn.imm + 1 } else { 0 };
                 Target::Function(symbol.address() as usize / 8 + within as usize)
@@ -174,13 +177,15 @@ impl BytecodeWorld {
     /// Pointer to an element of a map.
     fn element<T>(&self, name: &str, key: usize) -> *mut T {
         let map = self.map(name);
-        assert!(key < map.entries && size_of::<T>().next_multiple_of(8) == map.value_size.next_multiple_of(8));
+        assert!(
+            key < map.entries && size_of::<T>().next_multiple_of(8) == map.value_size.next_multiple_of(8)
+        );
         (map.memory.start() + (key * map.value_size.next_multiple_of(8)) as u64) as *mut T
     }
 
     /// The address, if `size` bytes there belong to a map, the constants, the stack or the arguments.
     fn checked(&self, address: u64, size: u64, more: &[(u64, u64)]) -> u64 {
-        let memories = self.maps.iter().map(|map| &map.memory).chain([&self.constants]);
+        let memories = self.maps.iter().map(|map| &map.memory).chain([&self.constants, &self.variables]);
         let mut regions = memories.map(|m| (m.start(), m.end())).chain(more.iter().copied());
         assert!(
             regions.any(|(start, end)| start <= address && address + size <= end),
@@ -194,17 +199,14 @@ impl BytecodeWorld {
         let functions = self.functions.clone();
         let stack = Memory::new(8 * STACK);
         let mut frame = stack.start() + STACK as u64;
-        let regions = [
-            (stack.start(), stack.end()),
-            (arguments.as_ptr() as u64, arguments.as_ptr_range().end as u64),
-        ];
+        let regions =
+            [(stack.start(), stack.end()), (arguments.as_ptr() as u64, arguments.as_ptr_range().end as u64)];
         let mut r = [0u64; 11];
         (r[1], r[10]) = (arguments.as_ptr() as u64, frame);
         let mut calls: Vec<(bool, usize, [u64; 11])> = vec![];
         let (mut in_function, mut pc) = (false, 0usize);
         loop {
             let insn = if in_function { functions[pc] } else { code[pc] };
-            if std::env::var_os("TRACE_PC").is_some_and(|p| p == program) && !in_function { eprintln!("PC {pc}"); }
             pc += 1;
             self.executed += 1;
             let source = if insn.op & 8 != 0 { r[insn.src] } else { insn.imm as i64 as u64 };
@@ -258,7 +260,10 @@ impl BytecodeWorld {
                             frame -= STACK as u64;
                         }
                     },
-                    0 => pc = (pc as i64 + i64::from(if class == 6 { insn.imm } else { insn.off.into() })) as usize,
+                    0 => {
+                        pc = (pc as i64 + i64::from(if class == 6 { insn.imm } else { insn.off.into() }))
+                            as usize
+                    }
                     _ if jumps(insn, r[insn.dst], source, class == 5) => {
                         pc = (pc as i64 + i64::from(insn.off)) as usize;
                     }
@@ -291,7 +296,8 @@ impl BytecodeWorld {
 fn read_maps(file: &ElfFile64) -> Vec<Map> {
     let section = file.section_by_name("maps").expect("maps");
     let data = section.data().expect("maps");
-    let maps = file.symbols().filter(|symbol| symbol.section_index() == Some(section.index()) && symbol.size() > 0);
+    let maps =
+        file.symbols().filter(|symbol| symbol.section_index() == Some(section.index()) && symbol.size() > 0);
     let maps = maps.map(|symbol| {
         let at = symbol.address() as usize;
         let word = |i: usize| {
@@ -379,9 +385,11 @@ fn jumps(insn: Insn, dst: u64, src: u64, wide: bool) -> bool {
 
 impl World for BytecodeWorld {
     fn enable(&mut self, enabled: bool) {
-        let control: *mut GuestControl = self.element("GUEST_CONTROL", 0);
-        // SAFETY: inside the map's memory.
-        unsafe { control.write(GuestControl { enabled: enabled.into(), reserved: 0 }) };
+        for key in 0..self.cpus as usize * NR_LEVELS {
+            let lane: *mut GuestLane = self.element("GUEST_LANES", key);
+            // SAFETY: inside the map's memory.
+            unsafe { (*lane).enabled = enabled.into() };
+        }
     }
 
     fn feed(&mut self, event: &Event, vcpu: u32) {

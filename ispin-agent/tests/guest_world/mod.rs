@@ -69,7 +69,7 @@ pub fn differences(a: &mut dyn World, b: &mut dyn World) -> Vec<String> {
         let (a, b) = (&x.counts, &y.counts);
         for (what, t, u) in [("locks", &a.locks, &b.locks), ("callers", &a.callers, &b.callers)] {
             differ(what, rows(t) == rows(u), &rows(t), &rows(u));
-            differ(&format!("{what}, others"), t.others == u.others, &t.others, &u.others);
+            differ(&format!("{what}, others"), t.others() == u.others(), t.others(), u.others());
             differ(&format!("{what} evicted"), t.evicted == u.evicted, &t.evicted, &u.evicted);
         }
     }

@@ -238,8 +238,8 @@ fn compare_rows(
 ) -> Vec<String> {
     let mut wrong = vec![];
     let mut got = rows(table);
-    if table.others != Row::EMPTY {
-        got.push(table.others);
+    if *table.others() != Row::EMPTY {
+        got.push(*table.others());
     }
     if got.len() != want.len() {
         wrong.push(format!("{} {what} rows, expected {}", got.len(), want.len()));

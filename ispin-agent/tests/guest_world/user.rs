@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use ispin_common::event::{Event, EventKind};
 use ispin_common::guest::{GuestLane, GuestRing, NR_RELEASES};
 use ispin_common::incident::Incident;
-use ispin_common::table::{LastRelease, first_place};
+use ispin_common::table::{LastRelease, OTHERS, Row, release_place};
 
 use super::{Lane, World};
 
@@ -49,7 +49,7 @@ impl World for UserWorld {
         if !self.enabled {
             return;
         }
-        let release = &mut self.releases[first_place(event.lock, NR_RELEASES) as usize];
+        let release = &mut self.releases[release_place(event.lock, NR_RELEASES) as usize];
         let known = match event.kind {
             EventKind::Acquire => release.before(event.lock, event.ticket, event.tsc),
             EventKind::Release => {
@@ -81,13 +81,31 @@ impl World for UserWorld {
                 Some(places) => places,
                 None => return,
             },
-            _ => (counts.locks.place(event.lock), counts.callers.place(outcome.ip)),
+            _ => {
+                let evicted = (counts.locks.evicted, counts.callers.evicted);
+                let places = (counts.locks.place(event.lock), counts.callers.place(outcome.ip));
+                // Whose row had to go is not found there any more.
+                for held in cell.held.values_mut() {
+                    if counts.locks.evicted != evicted.0 && held.0 == places.0 {
+                        held.0 = OTHERS;
+                    }
+                    if counts.callers.evicted != evicted.1 && held.1 == places.1 {
+                        held.1 = OTHERS;
+                    }
+                }
+                places
+            }
         };
         if event.kind == EventKind::Acquire && outcome.wait.is_some() {
             cell.held.insert(event.lock, places);
         }
-        counts.locks.at(places.0, event.lock).add(event, &outcome);
-        counts.callers.at(places.1, outcome.ip).add(event, &outcome);
+        // To the row of all others everything is a stranger.
+        let row = |key, row: &mut Row| match row.key {
+            0 => row.add(&Event { lock: key, ..*event }, &outcome),
+            _ => row.add(event, &outcome),
+        };
+        row(0, &mut counts.locks.rows[places.0 as usize]);
+        row(event.lock, &mut counts.callers.rows[places.1 as usize]);
     }
 
     fn lanes(&self) -> Vec<Lane> {

@@ -330,7 +330,7 @@ impl Attached {
                     let table = read_volatile(table);
                     losses.table_overflowed += table.evicted;
                     merge_rows(rows, &table.rows);
-                    merge_others(rows, &table.others);
+                    merge_others(rows, table.others());
                 }
             }
             vcpus.push(self.read_vcpu(v, i, parts, now));
