@@ -327,9 +327,12 @@ impl Classifier {
     pub fn judge_hold(&mut self, index: usize, release: &impl Report) -> Incident {
         let Some(episode) = self.episodes.get(index) else { return Incident::default() };
         let mut flags = 0;
+        // A release tells the latest absence, whenever that was: it was during the hold only if the dispatch differs.
+        let mut off = 0;
         self.counters.lhp += 1;
         if !episode.acquire_ids.same_dispatch(release.ids()) {
             flags |= Incident::PREEMPTED;
+            off = release.off();
             self.counters.lhp_preempted += 1;
         }
         Incident {
@@ -337,7 +340,8 @@ impl Classifier {
             flags,
             from_ids: episode.acquire_ids,
             from_tsc: episode.acquire_tsc,
-            lost: release.off().min(elapsed(episode.acquire_tsc, release.tsc())),
+            off,
+            lost: off.min(elapsed(episode.acquire_tsc, release.tsc())),
             ..incident_of(release, episode)
         }
     }

@@ -13,7 +13,7 @@
 //! | 6 | `cap` | `lock_cap` (take, incapable), else 0 |
 //! | 7 | `ctx` | [`Ctx`] |
 //! | 8 | `start` | `dispatch_start` of the vCPU's slot at the event |
-//! | 9 | `off` | time off the pCPU since the previous event of this attempt, as the lock saw it |
+//! | 9 | `off` | take, acquire: time off the pCPU since the previous event of this attempt, as the lock saw it; release: the vCPU's latest absence, whenever that was |
 //!
 //! The last two exist because `take`, `acquire` and their ids alone cannot tell how long a preempted waiter
 //! was away, nor since when it was back (docs/abi.md, "Why ten").
@@ -109,7 +109,7 @@ pub struct Event {
     pub ctx: Ctx,
     /// `dispatch_start`.
     pub start: u64,
-    /// Time off the pCPU since the previous event of this attempt.
+    /// Time off the pCPU since the previous event of this attempt; of a release, the latest absence, whenever that was.
     pub off: u64,
 }
 
@@ -134,7 +134,7 @@ pub trait Report {
     fn ctx(&self) -> Ctx;
     /// `dispatch_start`.
     fn start(&self) -> u64;
-    /// Time off the pCPU since the previous event of this attempt.
+    /// Time off the pCPU since the previous event of this attempt; of a release, the latest absence, whenever that was.
     fn off(&self) -> u64;
 }
 

@@ -65,6 +65,11 @@ pub trait Rules {
         time.saturating_sub(off)
     }
 
+    /// How long a holder was off its pCPU, given whether it left. A release tells the latest absence, whenever it was.
+    fn absence(release: &Event, left: bool) -> u64 {
+        if left { release.off } else { 0 }
+    }
+
     /// Whether a blocked wait is counted, given that the waiter left its pCPU.
     fn counts_blocked(acquire: &Event, _left: bool) -> bool {
         acquire.ctx.has(Ctx::BLOCKED)
@@ -329,7 +334,9 @@ impl<R: Rules> Model<R> {
             self.counters.lhp += R::weight(begun, event);
             self.counters.lhp_preempted += left as u64;
             let flags = if left { Incident::PREEMPTED } else { 0 };
-            incident = Some(incident_of(PspKind::Lhp, flags, &open, begun, event, event.off.min(hold)));
+            let off = R::absence(event, left);
+            let event = Event { off, ..*event };
+            incident = Some(incident_of(PspKind::Lhp, flags, &open, begun, &event, off.min(hold)));
         }
         Some(Outcome { incident, ip: open.take.ip, wait: None, spin: 0, hold: Some(hold) })
     }

@@ -113,6 +113,12 @@ mutants! {
             time
         }
     }
+    /// An absence before the hold passes for one during it.
+    CountsAbsenceBeforeTheHold {
+        fn absence(release: &Event, _: bool) -> u64 {
+            release.off
+        }
+    }
     /// A wait that blocked counts only if the vCPU left too.
     BlockedNeedsPreemption {
         fn counts_blocked(acquire: &Event, left: bool) -> bool {
