@@ -57,8 +57,10 @@ static void access_area(struct worker *w)
 	struct run *run = w->run;
 	u64 seen, word, i;
 
-	if (READ_ONCE(area->inside))
+	if (READ_ONCE(area->inside)) {
 		area->overlaps++;
+		found_broken(run, "two threads are inside a lock");
+	}
 	WRITE_ONCE(area->inside, w);
 
 	seen = READ_ONCE(area->counter);
@@ -66,6 +68,7 @@ static void access_area(struct worker *w)
 		word = READ_ONCE(area->word[i]);
 		if (word != seen) {
 			area->torn++;
+			found_broken(run, "what a lock protects is half-changed");
 			break;
 		}
 	}
@@ -81,8 +84,10 @@ static void access_area(struct worker *w)
 		WRITE_ONCE(area->word[i], seen + 1);
 	WRITE_ONCE(area->counter, seen + 1);
 
-	if (READ_ONCE(area->inside) != w)
+	if (READ_ONCE(area->inside) != w) {
 		area->overlaps++;
+		found_broken(run, "another thread came into a lock that was held");
+	}
 	WRITE_ONCE(area->inside, NULL);
 }
 
@@ -126,7 +131,7 @@ void print_contend(struct seq_file *m, struct run *run)
 				consistent = false;
 		}
 	}
-	if (counter != accesses || overlaps || torn)
+	if (counter != accesses || overlaps || torn || run->stuck)
 		consistent = false;
 	if (run->p.nested && run->inner_counter != accesses)
 		consistent = false;
@@ -137,8 +142,8 @@ void print_contend(struct seq_file *m, struct run *run)
 		   run->p.shared, run->p.nested, accesses, str_true_false(complete));
 	seq_printf(m, "\"consistent\":%s,\"counter\":%llu,\"overlaps\":%llu,\"torn\":%llu,",
 		   str_true_false(consistent), counter, overlaps, torn);
-	seq_printf(m, "\"inner_counter\":%llu,\"failed\":%llu,\"thread\":[",
-		   run->inner_counter, failed);
+	seq_printf(m, "\"stuck\":%u,\"inner_counter\":%llu,\"failed\":%llu,\"thread\":[",
+		   run->stuck, run->inner_counter, failed);
 	for (i = 0; i < run->p.threads; i++) {
 		struct worker *w = &run->workers[i];
 

@@ -16,7 +16,8 @@
  * counts TSC cycles, with interrupts on. Where each instruction takes the
  * same number of cycles (QEMU's -icount) this counts instructions.
  *
- * A write to "run" lasts as long as the run; a signal ends it early.
+ * A write to "run" lasts as long as the run; a signal ends it early, and so
+ * does the first sign of a broken lock.
  */
 
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
@@ -38,10 +39,30 @@
 
 #define MAX_LINE	512
 
+/*
+ * How long threads may take to come back at the end of a run. An access takes
+ * far less; a thread that stays away waits for a lock that nobody hands over.
+ */
+#define GRACE_MS	20000
+
 /* Serializes runs, and protects the latest complete one, which "result" shows. */
 static DEFINE_MUTEX(run_mutex);
 static struct run *latest;
 static struct dentry *folder;
+
+/*
+ * Ends the run at the first sign of a broken lock: threads that wait for it
+ * may never get it, and each of them keeps a CPU busy. The message comes
+ * first, in case none is left.
+ */
+void found_broken(struct run *run, const char *what)
+{
+	if (xchg(&run->broken, true))
+		return;
+	pr_crit("broken: %s\n", what);
+	WRITE_ONCE(run->stop, true);
+	complete(&run->over);
+}
 
 static int work(void *data)
 {
@@ -56,8 +77,10 @@ static int work(void *data)
 	else
 		contend(w);
 	w->ns = ktime_get_ns() - begin;
-	if (atomic_dec_and_test(&run->running))
-		complete(&run->done);
+	if (atomic_dec_and_test(&run->running)) {
+		complete(&run->over);
+		complete(&run->back);
+	}
 	return 0;
 }
 
@@ -65,7 +88,8 @@ static void free_run(struct run *run)
 {
 	unsigned int i;
 
-	if (!run)
+	/* Threads that are stuck still use it. */
+	if (!run || run->stuck)
 		return;
 	for (i = 0; run->areas && i < run->nr_areas; i++)
 		kvfree(run->areas[i].word);
@@ -163,7 +187,8 @@ static int do_run(struct run *run)
 	int ret;
 
 	init_completion(&run->go);
-	init_completion(&run->done);
+	init_completion(&run->over);
+	init_completion(&run->back);
 	spin_lock_init(&run->inner);
 	ret = make_areas(run);
 	if (ret)
@@ -174,8 +199,16 @@ static int do_run(struct run *run)
 		return ret;
 	begin = ktime_get_ns();
 	complete_all(&run->go);
-	left = wait_for_completion_interruptible_timeout(&run->done, msecs_to_jiffies(run->p.ms));
-	stop_workers(run, run->p.threads);
+	left = wait_for_completion_interruptible_timeout(&run->over, msecs_to_jiffies(run->p.ms));
+	WRITE_ONCE(run->stop, true);
+	if (wait_for_completion_timeout(&run->back, msecs_to_jiffies(GRACE_MS))) {
+		stop_workers(run, run->p.threads);
+	} else {
+		run->stuck = atomic_read(&run->running);
+		pr_crit("broken: %u of %lu threads are stuck\n", run->stuck, run->p.threads);
+		/* They run this module's code for ever. */
+		__module_get(THIS_MODULE);
+	}
 	run->elapsed = ktime_get_ns() - begin;
 	/* Not -ERESTARTSYS: the run is over, and must not begin again. */
 	return left < 0 ? -EINTR : 0;

@@ -69,9 +69,12 @@ struct cycles {
 struct run {
 	struct params p;
 	struct completion go;
-	struct completion done;
+	struct completion over;	/* all threads ended, or a lock was found broken */
+	struct completion back;	/* all threads ended */
 	atomic_t running;
 	bool stop;
+	bool broken;
+	unsigned int stuck;	/* threads that never came back */
 	u64 elapsed;
 
 	struct worker *workers;	/* mode=contend */
@@ -88,6 +91,9 @@ struct run {
 
 /* params.c */
 int parse_params(struct params *p, char *line);
+
+/* main.c */
+void found_broken(struct run *run, const char *what);
 
 /* contend.c */
 void contend(struct worker *w);

@@ -79,6 +79,7 @@ void measure_pairs(struct worker *w)
 		tried = batch_trylock(lock);
 		if (!tried) {
 			run->trylock_failed = true;
+			found_broken(run, "a free lock was not to be had");
 			break;
 		}
 		add_batch(&run->op[OP_TRYLOCK], tried);
@@ -96,9 +97,10 @@ void print_pairs(struct seq_file *m, struct run *run)
 {
 	int op;
 
+	seq_printf(m, "\"stuck\":%u,", run->stuck);
 	seq_printf(m, "\"cpu\":%lu,\"pairs\":%llu,\"batch\":%u,\"complete\":%s,\"consistent\":%s,",
 		   run->p.cpu, run->pairs, BATCH, str_true_false(run->pairs >= run->p.pairs),
-		   str_true_false(!run->trylock_failed));
+		   str_true_false(!run->trylock_failed && !run->stuck));
 	print_cycles(m, "empty", &run->empty);
 	seq_puts(m, ",\"op\":{");
 	for (op = 0; op < NR_PAIR_OPS; op++) {

@@ -76,6 +76,7 @@ struct Found {
     counter: u64,
     overlaps: u64,
     torn: u64,
+    stuck: u32,
     failed: u64,
     thread: Vec<Thread>,
 }
@@ -103,10 +104,11 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     let accesses: u64 = found.thread.iter().map(|t| t.accesses).sum();
     if !found.consistent {
         broken!(
-            "the lock did not exclude: {accesses} accesses were counted as {}, {} of them met another thread, {} a half-changed area",
+            "the lock is broken: {accesses} accesses were counted as {}, {} met another thread inside, {} a half-changed area, {} threads are stuck",
             found.counter,
             found.overlaps,
-            found.torn
+            found.torn,
+            found.stuck
         );
     }
     if let (Some(quota), false) = (setup.operations, found.complete) {

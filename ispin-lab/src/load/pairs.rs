@@ -71,7 +71,7 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
         &format!("mode=pairs pairs={pairs} ms={} cpu={}", setup.time.as_millis().max(1), options.cpu),
     )?;
     if !found.consistent {
-        broken!("spin_trylock of a free lock failed");
+        broken!("spin_trylock of a free lock failed, or a thread is stuck");
     }
     if !found.complete || found.pairs == 0 || found.batch == 0 {
         bail!("{pairs} pairs took more than {:?}: raise --seconds", setup.time);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::host_file::HostFile;
@@ -17,6 +18,13 @@ pub const MODULE: HostFile =
 
 const NAME: &str = "ispin_micro";
 const DEBUGFS: &str = "/sys/kernel/debug";
+
+/// The part of a result that both modes have.
+#[derive(Deserialize)]
+struct Stuck {
+    /// Threads that did not come back.
+    stuck: u32,
+}
 
 /// Runs the module's benchmark with `parameters` (`threads=4 ms=3000`) and returns what it found.
 pub fn run<T: DeserializeOwned>(setup: &Setup, parameters: &str) -> Result<T> {
@@ -45,7 +53,13 @@ pub fn run<T: DeserializeOwned>(setup: &Setup, parameters: &str) -> Result<T> {
     }
     let path = folder.join("result");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let result = serde_json::from_str(&text).with_context(|| format!("{} holds `{text}`", path.display()))?;
-    module.remove()?;
-    Ok(result)
+    let parse = || format!("{} holds `{text}`", path.display());
+    let stuck: Stuck = serde_json::from_str(&text).with_context(parse)?;
+    // Threads that are stuck keep the module in use for ever.
+    if stuck.stuck > 0 {
+        module.leave()
+    } else {
+        module.remove()?
+    }
+    serde_json::from_str(&text).with_context(parse)
 }

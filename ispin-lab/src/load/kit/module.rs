@@ -49,6 +49,11 @@ impl Module {
         self.take_out()
     }
 
+    /// Leaves it in the kernel.
+    pub fn leave(mut self) {
+        self.loaded = false;
+    }
+
     fn take_out(&mut self) -> Result<()> {
         if !std::mem::take(&mut self.loaded) {
             return Ok(());
