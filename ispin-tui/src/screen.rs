@@ -60,7 +60,8 @@ fn large(view: View, area: Rect, buf: &mut Buffer) {
     let top_height = (area.height / 3).clamp(9, 16);
     // The table of vCPUs gets what it needs, unless the incidents then had nothing left.
     let rest = area.height.saturating_sub(top_height);
-    let middle_height = vcpus::wanted_height(view, table_width.width).clamp(12, (rest * 2 / 3).max(12));
+    let least = (rest / 2).clamp(12, 16);
+    let middle_height = vcpus::wanted_height(view, table_width.width).clamp(least, (rest * 2 / 3).max(least));
     let [top, middle, bottom] = Layout::vertical([
         Constraint::Length(top_height),
         Constraint::Length(middle_height),

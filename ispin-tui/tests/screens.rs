@@ -32,6 +32,18 @@ fn live() {
 }
 
 #[test]
+fn guest() {
+    let world = World::new(1, 4, "hvm");
+    let mut app = new_app();
+    for n in 1..=60 {
+        app.update(Update::Snapshot(Box::new(world.guest_snapshot(n))));
+    }
+    insta::assert_snapshot!("guest_large", text(&app, 160, 50));
+    press(&mut app, "3");
+    insta::assert_snapshot!("guest_locks", text(&app, 100, 30));
+}
+
+#[test]
 fn many_vcpus() {
     let mut app = app_of(&World::new(4, 16, "ticket"), 60);
     press(&mut app, "G");

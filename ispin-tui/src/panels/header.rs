@@ -60,6 +60,11 @@ fn identity(view: View, now: &Snapshot) -> Vec<Item> {
     if source.caveat().is_some() {
         let slots = format!("{}: no result", source.slot_source);
         items.push(vec![view.span(Role::Label, "slots "), view.span(Role::Warning, slots)]);
+    } else if source.kind == "guest" && !source.slot_source.is_empty() {
+        items.push(fact(view, "slots", &*source.slot_source));
+    }
+    if now.guest.as_ref().is_some_and(|guest| guest.events == Some(false)) {
+        items.push(vec![view.span(Role::Warning, "gate closed")]);
     }
     items.push(fact(view, "up", clock(now.elapsed_ns)));
     if !source.workload.is_empty() {
@@ -74,6 +79,7 @@ fn plural(n: usize, what: &str) -> String {
 
 /// Figures of all vCPUs together.
 fn figures(view: View, sum: &Vcpu, wide: bool) -> Vec<Item> {
+    let guest = view.seen().now().is_some_and(|now| now.source.kind == "guest");
     let now = &view.measured().all;
     let base = view.baseline().map(|measured| &measured.all);
     let unit = view.time_unit();
@@ -109,7 +115,12 @@ fn figures(view: View, sum: &Vcpu, wide: bool) -> Vec<Item> {
         per_second("deferrals", Role::Plain, |r| r.deferrals),
     ];
     items.extend(maybe("PSP/quantum", |r| r.psp_per_quantum, |v| format!("{v:.2}")));
-    items.extend(maybe("spin", |r| r.spin_pct, percent));
+    // In other worlds the two are the same.
+    let of_all = maybe("of all", |r| r.spin_total_pct, percent).filter(|_| guest);
+    items.extend(maybe("spin", |r| r.spin_pct, percent).map(|spin| match of_all {
+        Some(of_all) => with_parts(view, spin, vec![of_all]),
+        None => spin,
+    }));
     items.extend(maybe("defer", |r| r.defer_pct, percent));
     if let Some(mut lql) = maybe("lql", |r| r.lql_mean, |v| format!("{v:.1}")) {
         lql.push(view.span(Role::Label, format!(" max {}", total(sum.counters.lql_max))));

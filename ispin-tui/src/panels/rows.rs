@@ -4,7 +4,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 use super::table::{self, Column, Field, Layout};
-use super::{Frame, View, frame, tell_empty};
+use super::{Frame, View, frame, tell_empty, width};
 use crate::format::{percent, time};
 use crate::state::measured::{Measured, RowRates};
 use crate::state::ui::{Order, Panel};
@@ -23,6 +23,9 @@ const COLUMNS: &[Column] = &[
     Column::figure("harm/s", 7, Some(Order::Harmful), 2),
     Column::figure("free/s", 7, None, 4),
 ];
+
+/// Names take more columns only where some are left over.
+const WIDEST_NAME: u16 = 22;
 
 /// Which of the two tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +73,8 @@ pub fn render(view: View, which: Table, kind: Frame, area: Rect, buf: &mut Buffe
     let base = view.baseline().map(|measured| which.rows(measured));
     let rows = view.app.ui.rows(panel, all);
     let borders = if kind == Frame::Box { 2 } else { 0 };
-    let layout = Layout::new(COLUMNS, area.width.saturating_sub(borders), base.is_some());
+    let columns = columns(&rows);
+    let layout = Layout::new(&columns, area.width.saturating_sub(borders), base.is_some());
     let height = area.height.saturating_sub(borders.max(1));
     let shown = table::visible(rows.len(), layout.fitting(height), view.app.ui.selected(panel));
     let title = table::title(view, panel, which.number(), rows.len(), &shown);
@@ -84,6 +88,16 @@ pub fn render(view: View, which: Table, kind: Frame, area: Rect, buf: &mut Buffe
         None => Vec::new(),
     };
     table::draw(view, panel, &layout, shown, fields, inner, buf);
+}
+
+/// The columns, with room for the names as far as there is some: of a kernel's locks the name says most.
+fn columns(rows: &[&RowRates]) -> Vec<Column> {
+    let longest = rows.iter().map(|row| width(&row.name)).max().unwrap_or(0);
+    let mut columns = COLUMNS.to_vec();
+    if let Some(name) = columns.first_mut() {
+        *name = name.clone().of_width(longest.clamp(name.width, WIDEST_NAME));
+    }
+    columns
 }
 
 fn fields(view: View, row: &RowRates, base: Option<&RowRates>) -> Vec<Field> {

@@ -41,6 +41,11 @@ impl Column {
         Self { title, width, figure: true, ratio: true, order, rank }
     }
 
+    /// The same, so wide.
+    pub const fn of_width(self, width: u16) -> Self {
+        Self { width, ..self }
+    }
+
     /// The same without a ratio: what it shows is of the moment, or a total.
     pub const fn without_ratio(self) -> Self {
         Self { ratio: false, ..self }
@@ -225,8 +230,26 @@ fn draw_field(
     }
 }
 
-/// `text` in at most so many columns, its end cut off with a mark.
+/// Digits that tell locks of one kind apart.
+const DIGITS: usize = 6;
+
+/// `text` in at most so many columns, cut with a mark: of a lock in allocated memory (`function@0xaddress`) the
+/// address loses its beginning first, of everything else the end.
 fn cut(text: &str, columns: u16) -> String {
+    if width(text) <= columns {
+        return text.to_owned();
+    }
+    if let Some((function, address)) = text.split_once("@0x")
+        && let Some(tail) = address.len().checked_sub(DIGITS).and_then(|at| address.get(at..))
+        && usize::from(columns) >= 2 * DIGITS + 2
+    {
+        let room = columns - DIGITS as u16 - 2;
+        return format!("{}@…{tail}", cut_end(function, room));
+    }
+    cut_end(text, columns)
+}
+
+fn cut_end(text: &str, columns: u16) -> String {
     if width(text) <= columns {
         return text.to_owned();
     }
@@ -263,6 +286,16 @@ mod tests {
         assert_eq!(cut("counter", 7), "counter");
         assert_eq!(cut("counter", 4), "cou…");
         assert_eq!(cut("counter", 0), "…");
+    }
+
+    #[test]
+    fn locks_of_one_kind_stay_apart() {
+        let name = "file_close_fd@0xffff888002de8600";
+        assert_eq!(cut(name, 32), name);
+        assert_eq!(cut(name, 24), "file_close_fd@…de8600");
+        assert_eq!(cut(name, 16), "file_cl…@…de8600");
+        assert_eq!(cut(name, 10), "file_clos…");
+        assert_eq!(cut("runqueues[12]+0x40", 12), "runqueues[1…");
     }
 
     fn columns() -> [Column; 4] {

@@ -8,7 +8,7 @@ use ratatui::text::Line;
 
 use super::flow::{self, fact};
 use super::{Frame, View, frame, put, put_cell, tell_empty, width};
-use crate::format::{ratio, time, total};
+use crate::format::{percent, ratio, time, total};
 use crate::state::measured::{Shape, hold_of, wait_of};
 use crate::state::ui::Panel;
 use crate::theme::Role;
@@ -73,6 +73,10 @@ fn histogram(
         items.push(bound("p50", |s| s.p50));
         items.push(bound("p99", |s| s.p99));
         items.push(bound("max", |s| s.max));
+        // How long others have to wait is no matter of the estimate.
+        if let Some(over) = hist.not_below(csd).filter(|_| name == "hold") {
+            items.push(fact(view, "≥csd", share(over, shape.count)));
+        }
     }
     let lines = flow::wrap(items, area.width);
     flow::draw(&lines, area, buf);
@@ -82,6 +86,12 @@ fn histogram(
     }
     let below = Rect { y: area.y + text, height: area.height - text, ..area };
     bars(view, hist, csd, below, buf);
+}
+
+/// A part of a whole, small ones too.
+fn share(part: u64, whole: u64) -> String {
+    let percentage = part as f64 * 100.0 / whole.max(1) as f64;
+    if part > 0 && percentage < 0.01 { "<0.01%".to_owned() } else { percent(percentage) }
 }
 
 fn bars(view: View, hist: &Hist, csd: u64, area: Rect, buf: &mut Buffer) {

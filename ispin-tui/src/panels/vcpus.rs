@@ -90,9 +90,10 @@ fn find<'a>(now: &'a Snapshot, place: &Place) -> Option<&'a Vcpu> {
     now.vms.iter().find(|vm| vm.name == place.vm)?.vcpus.iter().find(|vcpu| vcpu.id == place.vcpu)
 }
 
-/// Remaining quantum: `off` its pCPU, `-` unknown or no limit.
+/// Remaining quantum: `off` its pCPU, `-` unknown or no limit. A source that knows no phase does not know this either.
 fn left(view: View, vcpu: Option<&Vcpu>) -> Field {
     match vcpu {
+        Some(vcpu) if !vcpu.running && vcpu.phase.is_empty() => Field::text("-", Role::Label),
         Some(vcpu) if !vcpu.running => Field::text("off", Role::Label),
         Some(Vcpu { quantum_left: Some(left), .. }) => {
             Field::text(time(*left, view.time_unit()), Role::Plain)

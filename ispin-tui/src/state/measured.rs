@@ -33,6 +33,8 @@ pub struct Rates {
     pub psp_per_quantum: Option<f64>,
     /// Time spent spinning for a ticket's turn, of a hundred of the time on a pCPU; `None` if that is unknown.
     pub spin_pct: Option<f64>,
+    /// Time spent spinning for a ticket's turn, of a hundred of all time that the vCPU had; `None` if that is unknown.
+    pub spin_total_pct: Option<f64>,
     /// Time spent deferring on the pCPU, of a hundred of the time on a pCPU; `None` if that is unknown.
     pub defer_pct: Option<f64>,
     /// Mean queue length met by a take; `None` without a take.
@@ -63,6 +65,7 @@ impl Rates {
             idle: per_second(c.idle_cycles),
             psp_per_quantum: figures.psp_per_quantum,
             spin_pct: figures.spin_pct,
+            spin_total_pct: figures.spin_total_pct,
             defer_pct: figures.defer_pct,
             lql_mean: figures.lql_mean,
         }

@@ -1,7 +1,7 @@
 //! A made-up world: snapshots as a source would deliver them, the same at every run.
 
 use ispin_agent::model::{
-    CrossCheck, Hist, IncidentRecord, KernelCounts, Snapshot, Source, TableRow, Vcpu, Victim, Vm,
+    CrossCheck, GuestLock, Hist, IncidentRecord, KernelCounts, Snapshot, Source, TableRow, Vcpu, Victim, Vm,
 };
 use ispin_common::counters::Counters;
 
@@ -80,6 +80,35 @@ impl World {
             finished: false,
             guest: None,
         }
+    }
+
+    /// The same as it would look in a guest: locks by the kernel's names, no phases, made-up quanta.
+    #[allow(dead_code, reason = "not every test file looks at guests")]
+    pub fn guest_snapshot(&self, n: u64) -> Snapshot {
+        let mut snapshot = self.snapshot(n);
+        snapshot.source.kind = "guest".into();
+        snapshot.source.time_unit = "tsc".into();
+        snapshot.source.slot_source = "software".into();
+        snapshot.source.csd = 1 << 14;
+        snapshot.source.pcpus = 0;
+        snapshot.source.workload = "this kernel's spinlocks".into();
+        snapshot.cross_check = None;
+        snapshot.guest = Some(GuestLock { events: Some(false), irqs_off: None });
+        for vcpu in snapshot.vms.iter_mut().flat_map(|vm| &mut vm.vcpus) {
+            (vcpu.running, vcpu.quantum_left, vcpu.phase) = (false, None, String::new());
+            vcpu.total_cycles = 2 * vcpu.on_time;
+        }
+        let names = ["file_close_fd@0xffff888002de8600", "runqueues[2]", "all others"];
+        for (row, name) in snapshot.locks.iter_mut().zip(names) {
+            row.name = name.into();
+        }
+        for (row, name) in snapshot.callers.iter_mut().zip(["alloc_fd+0x3a", "raw_spin_rq_lock_nested+0x9"]) {
+            row.name = name.into();
+        }
+        for incident in &mut snapshot.incidents {
+            (incident.lock, incident.caller) = (names[0].into(), "alloc_fd+0x3a".into());
+        }
+        snapshot
     }
 
     fn convoy(&self) -> bool {
