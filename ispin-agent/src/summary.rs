@@ -65,6 +65,10 @@ pub fn of(last: &Snapshot) -> String {
     for vm in &last.vms {
         let total = vm.total();
         let Some(stats) = &total.stats else { continue };
+        // A plain ticket lock passes by the code that counts.
+        if stats.0.values().all(|count| *count == 0) && source.lock == "ticket" {
+            continue;
+        }
         let ours = [
             ("takes", total.counters.takes),
             ("deferrals", total.counters.deferrals),

@@ -56,8 +56,6 @@ fn a_broken_lock_is_caught_and_a_sound_one_is_not() {
     succeeds(&mut vm(&sound, &load));
     // The same kernel with its lock left whole.
     succeeds(&mut vm(&broken, &load));
-    let said = fails(vm(&broken, &load).args(["--timeout", "20s", "--append", "ispinlock.broken=1"]));
-    // The kernel's own locks are as broken, so it may be gone before the load can tell.
-    let caught = ["the load found the lock broken", "fell silent while the load ran", "reported a fault"];
-    assert!(caught.iter().any(|words| said.contains(words)), "{said}");
+    let said = fails(vm(&broken, &load).args(["--append", "ispinlock.broken=1"]));
+    assert!(said.contains("the load found the lock broken"), "{said}");
 }

@@ -53,6 +53,9 @@ fn build(root: &Path, options: &VmOptions, steps: &Steps) -> Result<PathBuf> {
     let variant = &options.variant;
     let mut arguments: Vec<OsString> = vec!["--series".into(), options.series().into()];
     let mut option = |name: &str, value: OsString| arguments.extend([name.into(), value]);
+    if let Some(version) = &variant.linux {
+        option("--linux", version.into());
+    }
     if let Some(source) = &variant.source {
         option("--source", source.into());
     }

@@ -134,13 +134,16 @@ pub struct VmOptions {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Kernel")]
 pub struct Variant {
+    /// Version of Linux, one that guest-patch has a series for [default: 6.12]
+    #[arg(long, value_name = "VERSION", conflicts_with = "kernel")]
+    pub linux: Option<String>,
     /// Patches: full, none, or how many of the first [default: full; none for --lock stock]
     #[arg(long, conflicts_with = "kernel")]
     pub series: Option<String>,
     /// Linux source to use instead of Debian's package
     #[arg(long, value_name = "DIR|TARBALL", conflicts_with = "kernel")]
     pub source: Option<PathBuf>,
-    /// More kernel options, a name of guest-patch/linux-6.12/config or a file
+    /// More kernel options, a fragment of guest-patch by name, or a file
     #[arg(long, value_name = "NAME|FILE", conflicts_with = "kernel")]
     pub fragment: Vec<String>,
     /// One more patch, after the series
