@@ -145,7 +145,7 @@ def snapshot(cpus, rows=True):
                 into[key] = into.get(key, 0) + n
     table = lambda found: [{"name": f"name{key:x}", "key": key, "acquires": n} for key, n in found.items()]
     return {
-        "seq": 3, "source": {"kind": "guest", "lock": "hvm"},
+        "seq": 3, "source": {"kind": "guest", "lock": "hvm", "csd": 16384},
         "vms": [{"vcpus": vcpus, "hold": {"buckets": hold}, "wait": {"buckets": wait}}],
         "locks": table(locks) if rows else [], "callers": table(callers) if rows else [],
         "losses": {"recursion_misses": 0, "table_overflowed": 0, "overflowed": 0},
@@ -286,6 +286,52 @@ class Rule(unittest.TestCase):
         self.assertEqual((counts["unpaired_acquire"], counts["unpaired_release"], self.cpu.open()), (1, 1, 0))
         self.assertEqual(self.counts(event("take", 1), event("release", 2))["unpaired_release"], 1)
         self.assertEqual(self.cpu.open(), 0)
+
+    def reasons(self, *events):
+        counts = self.counts(*events)
+        return {name[4:]: n for name, n in counts.items() if name.startswith("psp_")}
+
+    def test_reasons_of_waits(self):
+        away = event("acquire", 900, ids=ids(8, 4), off=500)
+        self.assertEqual(self.reasons(event("take", 100), away), {"long_wait": 1})
+        self.assertEqual(self.reasons(event("take", 100), event("acquire", 900, ids=ids(8, 3))), {"renewal": 1})
+        self.assertEqual(self.reasons(event("take", 100, cap=0), away), {"incapable": 1})
+        self.assertEqual(self.reasons(event("take", 100, cap=0, ctx=32), away), {"nested": 1})
+        self.assertEqual(self.reasons(event("take", 100, cap=-5, ctx=16), away), {"expired": 1})
+        self.assertEqual(self.reasons(event("incapable", 50), event("take", 100, cap=-5), away), {"deferred": 1})
+        self.assertEqual(self.reasons(event("take", 100, cap=rule.ENDLESS), away), {"early": 1})
+        early = event("acquire", 900, ids=ids(8, 4), off=500, ctx=64)
+        self.assertEqual(self.reasons(event("take", 100), early), {"early": 1})
+
+    def test_reasons_of_holds(self):
+        take, acquire = event("take", 100, cap=50, lql=1), event("acquire", 110)
+        # With a csd of 10 the quantum was to end at 100 + 2 * 10 + 50.
+        held = lambda left, **more: event("release", 900, **{**dict(ids=ids(8, 4), start=500, off=500 - left), **more})
+        counts = lambda *events: self.reasons_with(10, *events)
+        self.assertEqual(counts(take, acquire, held(169)), {"early": 1})
+        self.assertEqual(counts(take, acquire, held(170)), {"long_hold": 1})
+        self.assertEqual(counts(take, event("acquire", 165), held(174)), {"long_wait": 1})
+        self.assertEqual(counts(take, acquire, held(170, ids=ids(9, 5))), {"unknown": 1})
+        self.assertEqual(self.reasons_with(0, take, acquire, held(170)), {"unknown": 1})
+        self.assertEqual(counts(take, acquire, held(170, ids=ids(8, 3))), {"renewal": 1})
+        self.assertEqual(counts(event("take", 100, ids=0), acquire, held(170)), {"unslotted": 1})
+        self.assertEqual(counts(event("acquire", 110, ctx=4), held(170)), {"trylock": 1})
+        crossed = event("acquire", 110, ids=ids(8, 3))
+        self.assertEqual(counts(take, crossed, held(170, ids=ids(9, 4))), {"renewal": 1, "followup": 1})
+
+    def reasons_with(self, csd, *events):
+        cpu = rule.Cpu(csd)
+        for one in events:
+            cpu.event(*one)
+        return {name[4:]: n for name, n in cpu.counts.items() if n and name.startswith("psp_")}
+
+    def test_what_became_of_deferrals(self):
+        counts = self.counts(event("incapable", 10), event("take", 20, ids=ids(8, 4)))
+        self.assertEqual((counts["deferred_takes"], counts["deferred_next"], counts["deferred_capable"]), (1, 1, 1))
+        counts = self.counts(event("incapable", 10, ids=ids(0xffffffff, 3)), event("take", 20, ids=ids(1, 4), cap=0))
+        self.assertEqual((counts["deferred_takes"], counts["deferred_next"]), (1, 1))
+        self.assertNotIn("deferred_capable", counts)
+        self.assertNotIn("deferred_next", self.counts(event("incapable", 10), event("take", 20, ids=ids(9, 4))))
 
     def test_levels_are_apart(self):
         counts = self.counts(event("take", 1), event("acquire", 2, ctx=2), event("acquire", 3))

@@ -56,14 +56,14 @@ def last_snapshot(path):
     return last
 
 
-def apply_rule(trace):
-    """The events of every CPU through the rule. Returns the CPUs and what is missing in the trace."""
+def apply_rule(trace, csd):
+    """The events of every CPU through the rule, with the lock's csd. Returns the CPUs and what is missing in the trace."""
     reader = Reader(trace, FIELDS)
     if not reader.kinds:
         raise Unusable("the archive describes no event of system ispinlock")
     cpus = {}
     for number in trace.pages:
-        cpu = Cpu()
+        cpu = Cpu(csd)
         for kind, fields in reader.events(number):
             cpu.event(kind, Event._make(fields))
         cpus[number] = cpu
@@ -158,7 +158,7 @@ def main(arguments):
     options = parser.parse_args(arguments)
     try:
         snapshot = last_snapshot(options.agent)
-        cpus, lost, strangers = apply_rule(Trace(options.trace))
+        cpus, lost, strangers = apply_rule(Trace(options.trace), snapshot["source"]["csd"])
         faults = compare(options, snapshot, cpus, lost)
     except (Unusable, TraceError) as error:
         print(f"truth: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 //! What happened between two snapshots, and the figures derived from it, defined once for CSV, summary and
 //! screen.
 
-use crate::model::{CrossCheck, Hist, Losses, Snapshot, Vcpu, Vm};
+use crate::model::{Convoy, CrossCheck, Hist, Losses, Snapshot, Vcpu, Vm};
 
 /// The stretch between two snapshots of one session.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,14 @@ pub struct VmDelta<'a> {
     pub all: Vcpu,
     /// Hold times.
     pub hold: Hist,
+    /// Convoys that were recognised.
+    pub convoys: u64,
+    /// PSPs in convoys.
+    pub convoy_psp: u64,
+    /// Time that was spent in convoys.
+    pub convoy_cycles: u64,
+    /// The convoy that goes on at the end.
+    pub convoy: Option<&'a Convoy>,
 }
 
 impl VmDelta<'_> {
@@ -53,7 +61,17 @@ impl<'a> Interval<'a> {
                 all.merge(vcpu);
             }
             let hold = earlier.map_or_else(|| vm.hold.clone(), |earlier| vm.hold.since(&earlier.hold));
-            VmDelta { name: &vm.name, vcpus, all, hold }
+            let more = |of: fn(&Vm) -> u64| of(vm).saturating_sub(earlier.map_or(0, of));
+            VmDelta {
+                name: &vm.name,
+                vcpus,
+                all,
+                hold,
+                convoys: more(|vm| vm.convoys),
+                convoy_psp: more(|vm| vm.convoy_psp),
+                convoy_cycles: more(|vm| vm.convoy_cycles),
+                convoy: vm.convoy.as_ref(),
+            }
         })
     }
 
@@ -116,6 +134,8 @@ pub struct Figures {
     pub psp_per_s: Option<f64>,
     /// PSP per quantum granted.
     pub psp_per_quantum: Option<f64>,
+    /// PSP per million locks acquired.
+    pub psp_per_million: Option<f64>,
     /// Locks acquired per second.
     pub acquires_per_s: Option<f64>,
     /// Takes that met a queue, of a hundred.
@@ -130,13 +150,14 @@ pub struct Figures {
 
 impl Figures {
     /// The names of [`Self::values`]: the CSV columns.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "psp",
         "lql_mean",
         "hold_mean",
         "wait_mean",
         "psp_per_s",
         "psp_per_quantum",
+        "psp_per_million",
         "acquires_per_s",
         "contended_pct",
         "spin_pct",
@@ -157,6 +178,7 @@ impl Figures {
             wait_mean: share(c.wait_cycles, c.acquires.saturating_sub(c.unpaired_acquire)),
             psp_per_s: per_second(c.psp()),
             psp_per_quantum: share(c.psp(), delta.slices),
+            psp_per_million: share(c.psp(), c.acquires).map(|s| s * 1e6),
             acquires_per_s: per_second(c.acquires),
             contended_pct: percent(c.contended, c.takes),
             spin_pct: percent(c.spin_cycles, delta.on_time),
@@ -166,7 +188,7 @@ impl Figures {
     }
 
     /// The values, in the order of [`Self::NAMES`].
-    pub fn values(&self) -> [Option<f64>; 11] {
+    pub fn values(&self) -> [Option<f64>; 12] {
         [
             Some(self.psp as f64),
             self.lql_mean,
@@ -174,6 +196,7 @@ impl Figures {
             self.wait_mean,
             self.psp_per_s,
             self.psp_per_quantum,
+            self.psp_per_million,
             self.acquires_per_s,
             self.contended_pct,
             self.spin_pct,

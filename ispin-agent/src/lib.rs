@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`model`] | the snapshot |
 //! | [`interval`] | what happened between two snapshots, and the figures derived from it |
+//! | [`convoy`] | one preemption that goes on and on |
 //! | [`source`] | where snapshots come from |
 //! | [`sink`] | where they go |
 //! | [`run`] | the loop between the two: announce, sleep, sample, write |
@@ -19,6 +20,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod command;
+pub mod convoy;
 pub mod diagnostics;
 pub mod interval;
 pub mod logging;

@@ -4,6 +4,8 @@ use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Style};
 
+use ispin_common::reason::Reason;
+
 use crate::interval::Figures;
 use crate::model::{Snapshot, Vcpu};
 
@@ -59,6 +61,30 @@ pub fn of(last: &Snapshot) -> String {
             "{}: {share:.3} % of the holds are not shorter than the csd of {}\n",
             vm.name, source.csd
         );
+    }
+    for vm in &last.vms {
+        let total = vm.total().counters;
+        let reasons: Vec<String> = Reason::ALL
+            .into_iter()
+            .filter(|&reason| total.of_reason(reason) > 0)
+            .map(|reason| format!("{} {}", reason.name(), total.of_reason(reason)))
+            .collect();
+        if !reasons.is_empty() {
+            text += &format!("{}: reasons of PSP: {}\n", vm.name, reasons.join(", "));
+        }
+        if total.deferred_takes > 0 {
+            text += &format!(
+                "{}: of {} deferred tickets {} came in the next quantum, {} with time enough\n",
+                vm.name, total.deferred_takes, total.deferred_next, total.deferred_capable
+            );
+        }
+        if vm.convoys > 0 {
+            text += &format!("{}: CONVOYS: {}, with {} PSP in them", vm.name, vm.convoys, vm.convoy_psp);
+            match &vm.convoy {
+                Some(now) => text += &format!("; one goes on at {}, begun by {}\n", now.lock, now.seed),
+                None => text += "\n",
+            }
+        }
     }
     let lost = named(&last.losses.named());
     text += &if lost.is_empty() { "nothing was lost\n".to_owned() } else { format!("LOST: {lost}\n") };

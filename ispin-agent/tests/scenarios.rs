@@ -153,7 +153,7 @@ fn events(vcpus: u32) -> impl Strategy<Value = Vec<(u32, Event)>> {
             .map(|(vcpu, steps)| {
                 let events = steps.into_iter().filter_map(|step| match step {
                     stream::Step::Event(event, _) => Some(event),
-                    stream::Step::SkipSeq(_) | stream::Step::Flush => None,
+                    stream::Step::SkipSeq(_) | stream::Step::Flush | stream::Step::Csd(_) => None,
                 });
                 (vcpu, events.collect::<Vec<_>>().into_iter())
             })
@@ -193,6 +193,7 @@ fn random_streams_in_both() {
             let (mut user, mut kernel) = (UserWorld::new(), kernel.borrow_mut());
             kernel.clear();
             for world in [&mut user as &mut dyn World, &mut *kernel] {
+                world.set_csd(4);
                 world.enable(true);
                 events.iter().for_each(|(vcpu, event)| world.feed(event, *vcpu));
             }

@@ -16,7 +16,18 @@ pub enum Capability {
     Expired,
 }
 
-/// `preemption_time - now - (lql + 1) * csd`, in the slot's time unit.
+/// `preemption_time - now - (lql + 1) * csd`, in the slot's time unit; the largest value for a quantum without end.
+#[inline(always)]
+pub fn lock_cap(slot: &Slot, now: u64, lql: u32, csd: u64) -> i64 {
+    if slot.preemption_time == NO_LIMIT {
+        return i64::MAX;
+    }
+    let remaining = slot.preemption_time.wrapping_sub(now) as i64;
+    let need = (lql as u64 + 1).saturating_mul(csd).min(i64::MAX as u64) as i64;
+    remaining.saturating_sub(need)
+}
+
+/// Whether a ticket may be taken.
 ///
 /// `tolerance` is how far in the past a deadline may lie and still be believed: one tick of the publisher.
 #[inline(always)]
@@ -24,14 +35,9 @@ pub fn capability(slot: &Slot, now: u64, lql: u32, csd: u64, tolerance: u64) -> 
     if !Ids(slot.ids).published() {
         return Capability::Unslotted;
     }
-    if slot.preemption_time == NO_LIMIT {
-        return Capability::Capable(i64::MAX);
-    }
-    if now > slot.preemption_time.saturating_add(tolerance) {
+    if slot.preemption_time != NO_LIMIT && now > slot.preemption_time.saturating_add(tolerance) {
         return Capability::Expired;
     }
-    let remaining = slot.preemption_time.wrapping_sub(now) as i64;
-    let need = (lql as u64 + 1).saturating_mul(csd).min(i64::MAX as u64) as i64;
-    let cap = remaining.saturating_sub(need);
+    let cap = lock_cap(slot, now, lql, csd);
     if cap > 0 { Capability::Capable(cap) } else { Capability::Incapable(cap) }
 }

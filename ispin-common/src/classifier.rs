@@ -2,7 +2,7 @@
 //!
 //! An *episode* is one passage through a lock: take, acquire, release. A [`Classifier`] holds the open
 //! episodes of one vCPU at one context level, because an interrupt can run in the middle of a task's
-//! episode. Its four rules:
+//! episode. Its rules:
 //!
 //! 1. LWP if take and acquire carry different `slice_id`s; LHP if acquire and release do. An episode can be
 //!    both, each once, however often its vCPU was preempted.
@@ -10,7 +10,8 @@
 //! 3. `lwp_harmful` if the waiter was really taken off and the lock's last release, which is what made it
 //!    the waiter's turn, happened before the current dispatch began. From then (or from the switch-out, if
 //!    that was later) to the beginning of the dispatch the lock stood free: `idle_cycles`.
-//! 4. What cannot be paired is counted under its own name and never judged. An episode that any unpublished
+//! 4. Every PSP has one [`crate::reason::Reason`].
+//! 5. What cannot be paired is counted under its own name and never judged. An episode that any unpublished
 //!    slot was part of is not judged either.
 //!
 //! Half an episode is what remains when observation begins in its middle, when a program was not run or when
@@ -25,6 +26,7 @@ use crate::counters::Counters;
 use crate::event::{Ctx, Event, EventKind, Report};
 use crate::histogram::Histogram;
 use crate::incident::{Incident, PspKind};
+use crate::reason::Passage;
 use crate::slot::Ids;
 
 /// Open episodes that fit one vCPU and context level.
@@ -44,8 +46,14 @@ struct Episode {
     lql: u32,
     seq: u32,
     holding: u32,
+    /// Marks of the take, and [`DEFERRED`].
+    marks: u32,
+    reserved: u32,
     tag: Tag,
 }
+
+/// Mark of an episode whose attempt was refused before.
+const DEFERRED: u32 = 1 << 31;
 
 /// What the owner of a [`Classifier`] keeps with an open episode.
 pub type Tag = [u32; 2];
@@ -60,6 +68,9 @@ pub struct Classifier {
     pub hold: Histogram,
     /// Time from take to acquire, off-CPU time included.
     pub wait: Histogram,
+    /// Critical section duration estimate, in the slot's unit, for the reasons of PSP; 0 = not known. Only its owner
+    /// writes it.
+    pub csd: u64,
     /// Number that the next opened episode gets; its owner may move it forward before a take.
     pub next_seq: u32,
     /// Entries of `locks` at and above this index are free.
@@ -68,6 +79,7 @@ pub struct Classifier {
     scratch: u64,
     deferred_lock: u64,
     deferred_since: u64,
+    deferred_ids: Ids,
     /// 0 = free entry.
     locks: [u64; MAX_OPEN],
     episodes: [Episode; MAX_OPEN],
@@ -206,19 +218,29 @@ impl Classifier {
             }
             self.deferred_lock = event.lock();
             self.deferred_since = event.tsc();
+            self.deferred_ids = event.ids();
         }
     }
 
     /// A ticket was taken.
     #[inline(always)]
     pub fn take(&mut self, event: &impl Report) {
+        let mut marks = event.ctx().0 as u32;
         if self.deferred_lock != 0 && self.deferred_lock == event.lock() {
             let deferred = elapsed(self.deferred_since, event.tsc());
             self.counters.defer_cycles += deferred;
             self.counters.defer_spin_cycles += elapsed(event.off(), deferred);
+            self.counters.deferred_takes += 1;
+            if self.deferred_ids.next_renewal().same_slice(event.ids()) {
+                self.counters.deferred_next += 1;
+            }
+            if event.cap() > 0 {
+                self.counters.deferred_capable += 1;
+            }
             self.deferred_lock = 0;
+            marks |= DEFERRED;
         }
-        self.open_episode(event);
+        self.open_episode(event, marks);
     }
 
     /// The lock was acquired; `None` if that belongs to no take.
@@ -228,7 +250,7 @@ impl Classifier {
         self.end_deferral(event.lock());
         let index = if event.ctx().has(Ctx::TRYLOCK) {
             self.counters.trylocks += 1;
-            self.open_episode(event)
+            self.open_episode(event, event.ctx().0 as u32)
         } else {
             let last = self.last(event.lock());
             if last == NONE { self.search(event.lock()).0 } else { last }
@@ -313,9 +335,17 @@ impl Classifier {
             flags |= Incident::BLOCKED;
             counters.lwp_blocked += 1;
         }
+        let reason = Passage {
+            preempted: flags & Incident::PREEMPTED != 0,
+            early: acquire.ctx().has(Ctx::EARLY),
+            ..passage(PspKind::Lwp, self.csd, episode)
+        }
+        .reason();
+        *counters.of_reason_mut(reason) += 1;
         Incident {
             kind: PspKind::Lwp as u8,
             flags,
+            reason: reason as u8,
             from_ids: episode.take_ids,
             from_tsc: episode.take_tsc,
             lost: idle,
@@ -335,9 +365,19 @@ impl Classifier {
             off = release.off();
             self.counters.lhp_preempted += 1;
         }
+        let once = episode.acquire_ids.next_dispatch().same_dispatch(release.ids());
+        let reason = Passage {
+            preempted: flags & Incident::PREEMPTED != 0,
+            waited_over: other_quantum(episode.take_ids, episode.acquire_ids),
+            left: once.then(|| elapsed(release.off(), release.start())),
+            ..passage(PspKind::Lhp, self.csd, episode)
+        }
+        .reason();
+        *self.counters.of_reason_mut(reason) += 1;
         Incident {
             kind: PspKind::Lhp as u8,
             flags,
+            reason: reason as u8,
             from_ids: episode.acquire_ids,
             from_tsc: episode.acquire_tsc,
             off,
@@ -349,7 +389,7 @@ impl Classifier {
     /// Counts the take and opens an episode: over the stale one of the same lock, else in a free place, else, the
     /// table being full, over the oldest. Returns its index.
     #[inline(always)]
-    fn open_episode(&mut self, take: &impl Report) -> usize {
+    fn open_episode(&mut self, take: &impl Report, marks: u32) -> usize {
         let counters = &mut self.counters;
         counters.takes += 1;
         let lql = u64::from(take.lql());
@@ -381,6 +421,7 @@ impl Classifier {
             episode.ticket = take.ticket();
             episode.lql = take.lql();
             episode.seq = seq;
+            episode.marks = marks;
             // Time and ids of the acquire mean nothing as long as this is 0.
             episode.holding = 0;
         }
@@ -504,6 +545,29 @@ const fn elapsed(from: u64, to: u64) -> u64 {
 #[inline(always)]
 const fn other_quantum(from: Ids, to: Ids) -> bool {
     !from.same_slice(to) && from.published() && to.published()
+}
+
+/// What an episode tells of its PSP, whatever its kind.
+#[inline(always)]
+fn passage(kind: PspKind, csd: u64, episode: &Episode) -> Passage {
+    let mark = |mark: u64| u64::from(episode.marks) & mark != 0;
+    Passage {
+        kind,
+        csd,
+        preempted: false,
+        slotted: episode.take_ids.published(),
+        trylock: mark(Ctx::TRYLOCK),
+        waited_over: false,
+        expired: mark(Ctx::EXPIRED),
+        nested: mark(Ctx::NESTED),
+        deferred: mark(u64::from(DEFERRED)),
+        early: false,
+        take_tsc: episode.take_tsc,
+        cap: episode.cap,
+        lql: episode.lql,
+        acquire_tsc: episode.acquire_tsc,
+        left: None,
+    }
 }
 
 #[inline(always)]

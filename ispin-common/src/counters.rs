@@ -1,5 +1,7 @@
 //! Every count that the classifier keeps, declared once: struct, names for CSV and screen, and merging.
 
+use crate::reason::Reason;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident : $how:ident,)*) => {
         /// Monotonic totals of one vCPU and context level. `*_cycles` are in the slot's time unit.
@@ -86,6 +88,36 @@ counters! {
     lwp_harmful: sum,
     /// How long locks stood free because of `lwp_harmful`.
     idle_cycles: sum,
+    /// Of all PSP, by their one reason ([`Reason`]): renewed without leaving the pCPU.
+    psp_renewal: sum,
+    /// The ticket was taken without a published quantum.
+    psp_unslotted: sum,
+    /// A trylock, which is never refused.
+    psp_trylock: sum,
+    /// A holder whose wait had outlived its quantum already.
+    psp_followup: sum,
+    /// The published end was long gone at the ticket.
+    psp_expired: sum,
+    /// Incapable, but not refused because another lock was held.
+    psp_nested: sum,
+    /// Incapable in spite of a deferral.
+    psp_deferred: sum,
+    /// Incapable at the ticket: never asked, or the queue length was stale.
+    psp_incapable: sum,
+    /// Preempted before the published end.
+    psp_early: sum,
+    /// Held for longer than csd.
+    psp_long_hold: sum,
+    /// The queue moved slower than csd per ticket.
+    psp_long_wait: sum,
+    /// What would tell is not known.
+    psp_unknown: sum,
+    /// Takes that ended a deferral.
+    deferred_takes: sum,
+    /// Of `deferred_takes`: in the quantum right after that of the refusal (section 5.2).
+    deferred_next: sum,
+    /// Of `deferred_takes`: with a positive `lock_cap` (section 5.2).
+    deferred_capable: sum,
     /// Preempted waits whose harm cannot be judged, because the lock's last release is not known.
     harm_unknown: sum,
     /// Takes that found an open episode of the same lock: its end was lost.
@@ -109,6 +141,30 @@ counters! {
 }
 
 impl Counters {
+    /// The count of a reason.
+    #[inline(always)]
+    pub fn of_reason_mut(&mut self, reason: Reason) -> &mut u64 {
+        match reason {
+            Reason::Renewal => &mut self.psp_renewal,
+            Reason::Unslotted => &mut self.psp_unslotted,
+            Reason::Trylock => &mut self.psp_trylock,
+            Reason::Followup => &mut self.psp_followup,
+            Reason::Expired => &mut self.psp_expired,
+            Reason::Nested => &mut self.psp_nested,
+            Reason::Deferred => &mut self.psp_deferred,
+            Reason::Incapable => &mut self.psp_incapable,
+            Reason::Early => &mut self.psp_early,
+            Reason::LongHold => &mut self.psp_long_hold,
+            Reason::LongWait => &mut self.psp_long_wait,
+            Reason::Unknown => &mut self.psp_unknown,
+        }
+    }
+
+    /// How many PSP had this reason.
+    pub fn of_reason(mut self, reason: Reason) -> u64 {
+        *self.of_reason_mut(reason)
+    }
+
     /// LHP + LWP: problematic spin preemptions.
     pub const fn psp(&self) -> u64 {
         self.lhp + self.lwp

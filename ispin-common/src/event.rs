@@ -67,6 +67,10 @@ impl Ctx {
     pub const BLOCKED: u64 = 1 << 3;
     /// The published deadline had expired when the ticket was taken.
     pub const EXPIRED: u64 = 1 << 4;
+    /// A take of an incapable thread that was not refused because it holds another lock.
+    pub const NESTED: u64 = 1 << 5;
+    /// An acquire whose waiter left its pCPU, the first time since its take, before the published end of its quantum.
+    pub const EARLY: u64 = 1 << 6;
 
     /// Level without marks.
     pub const fn level_only(level: Level) -> Self {

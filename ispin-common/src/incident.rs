@@ -1,5 +1,6 @@
 //! One problematic spin preemption as a record, in the two ways it can be seen.
 
+use crate::reason::Reason;
 use crate::slot::Ids;
 
 /// LHP or LWP.
@@ -22,8 +23,8 @@ pub struct Incident {
     pub level: u8,
     /// Marks, the constants of this type.
     pub flags: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// A [`Reason`] as a number.
+    pub reason: u8,
     /// vCPU, filled in by who owns the ring.
     pub vcpu: u32,
     /// Address of the lock.
@@ -65,6 +66,11 @@ impl Incident {
     pub const BLOCKED: u8 = 2;
     /// The turn came while it was off its pCPU.
     pub const HARMFUL: u8 = 4;
+
+    /// The reason, if it is one that this version knows.
+    pub fn reason(&self) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|&reason| reason as u8 == self.reason)
+    }
 }
 
 /// What the threads world's publisher saw at `sched_switch`: a vCPU thread lost its pCPU in mid-episode.

@@ -13,6 +13,7 @@
 //! | [`counters`] | every count that the classifier keeps, by name |
 //! | [`histogram`] | log2 histograms of hold and wait |
 //! | [`incident`] | one problematic spin preemption, as a record |
+//! | [`reason`] | why a PSP happened although locks are informed |
 //! | [`ring`] | single-producer single-consumer ring for incidents |
 //! | [`table`] | bounded per-lock and per-caller tables |
 //! | [`guest`] | maps that the guest programs share with the agent, and what they do with an event |
@@ -29,6 +30,7 @@ pub mod guest;
 pub mod histogram;
 pub mod incident;
 pub mod memory;
+pub mod reason;
 pub mod ring;
 pub mod slot;
 pub mod table;

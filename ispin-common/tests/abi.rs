@@ -125,7 +125,7 @@ fn incident_has_no_padding_and_its_documented_layout() {
         kind: PspKind::Lwp as u8,
         level: 2,
         flags: Incident::PREEMPTED | Incident::HARMFUL,
-        reserved: 0,
+        reason: 0,
         vcpu: 0x0403_0201,
         lock: 1,
         ip: 2,

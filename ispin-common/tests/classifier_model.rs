@@ -58,6 +58,7 @@ fn streams_reach_every_counter() {
                     }
                     stream::Step::SkipSeq(_) => {}
                     stream::Step::Flush => classifier.flush(),
+                    stream::Step::Csd(csd) => classifier.csd = *csd,
                 }
             }
             seen.borrow_mut().merge(&classifier.counters);

@@ -49,6 +49,8 @@ impl Vcpu {
         let (tracing, tick) = unsafe {
             (read_volatile(addr_of!((*control).tracing)), read_volatile(addr_of!((*control).tick_ns)))
         };
+        // SAFETY: nobody else writes the row, by the caller's word.
+        unsafe { write_volatile(addr_of_mut!((*row).classifier.csd), csd) };
         Self { slot, row, vcpu, tracing: tracing != 0, csd, tick, seq: 0 }
     }
 

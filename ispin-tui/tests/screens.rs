@@ -236,5 +236,5 @@ fn an_unexplained_difference_stands_out_even_without_colors() {
         .filter(|cell| cell.modifier.contains(Modifier::REVERSED))
         .map(|cell| cell.symbol())
         .collect();
-    assert_eq!(reversed, "unexplained 1");
+    assert_eq!(reversed, "unexplained 1CONVOY in vm0 at counter");
 }

@@ -103,6 +103,15 @@ impl GuestPrograms {
         Ok(())
     }
 
+    /// Tells the programs the critical section duration estimate, in cycles, which the reasons of PSP need. To be told
+    /// again after [`Self::clear`].
+    pub fn set_csd(&mut self, csd: u64) {
+        for lane in (0..self.lanes.len()).filter_map(|i| self.lanes.get(i)) {
+            // SAFETY: inside the mapping, which lives as long as self; one aligned store.
+            unsafe { addr_of_mut!((*lane).classifier.csd).write_volatile(csd) };
+        }
+    }
+
     /// Runs the event's program on `cpu` as if its tracepoint had fired there: for tests, and to try the
     /// programs on a kernel without the tracepoints.
     pub fn feed(&self, event: &Event, cpu: u32) -> Result<()> {

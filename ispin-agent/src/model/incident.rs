@@ -41,6 +41,9 @@ pub struct IncidentRecord {
     pub off: u64,
     /// Time lost to others.
     pub lost: u64,
+    /// Why it happened although locks are informed: a name of [`ispin_common::reason::Reason`].
+    #[serde(default)]
+    pub reason: String,
     /// The dispatch differs too.
     pub preempted: bool,
     /// The lock blocked or yielded.

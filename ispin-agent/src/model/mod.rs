@@ -3,6 +3,7 @@
 //! A [`Snapshot`] holds totals since observation began; what happened in an interval is the difference of
 //! two. All `*_cycles` and `*_time` values are in [`Source::time_unit`].
 
+mod convoy;
 mod counters_by_name;
 mod guest_lock;
 mod hist;
@@ -14,6 +15,7 @@ mod vcpu;
 
 use serde::{Deserialize, Serialize};
 
+pub use convoy::{Convoy, Seed};
 pub use guest_lock::{GuestLock, LockStats};
 pub use hist::Hist;
 pub use incident::{IncidentRecord, Victim};

@@ -3,7 +3,7 @@
 use ispin_common::counters::Counters;
 use serde::{Deserialize, Serialize};
 
-use super::{Hist, KernelCounts, LockStats, counters_by_name};
+use super::{Convoy, Hist, KernelCounts, LockStats, counters_by_name};
 
 /// One VM.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,18 @@ pub struct Vm {
     /// two, those in its own bucket are left out.
     #[serde(default)]
     pub hold_over_csd: Option<u64>,
+    /// Convoys that were recognised so far.
+    #[serde(default)]
+    pub convoys: u64,
+    /// PSPs in them.
+    #[serde(default)]
+    pub convoy_psp: u64,
+    /// How long they lasted, all together.
+    #[serde(default)]
+    pub convoy_cycles: u64,
+    /// The one that goes on now; of several, that with the most PSPs.
+    #[serde(default)]
+    pub convoy: Option<Convoy>,
 }
 
 impl Vm {

@@ -61,11 +61,16 @@ const LEADING: [&str; 13] = [
     "total_cycles",
 ];
 
+/// What is known of convoys, in the rows of whole VMs.
+const CONVOY: [&str; 6] =
+    ["convoys", "convoy_psp", "convoy_cycles", "convoy_lock", "convoy_since_ms", "convoy_seed"];
+
 /// The columns, in order. A name keeps its meaning for ever; new ones may come anywhere.
 pub fn columns() -> Vec<String> {
     let mut columns: Vec<String> =
         LEADING.iter().chain(Counters::NAMES).chain(&Figures::NAMES).map(|s| s.to_string()).collect();
     columns.push("hold_over_csd_pct".into());
+    columns.extend(CONVOY.map(str::to_owned));
     columns.extend(KernelCounts::default().named().iter().map(|(name, _)| format!("kernel_{name}")));
     columns.extend(LockStats::NAMES.iter().map(|name| format!("stats_{name}")));
     columns.extend(Losses::default().named().iter().map(|(name, _)| format!("losses_{name}")));
@@ -101,6 +106,19 @@ fn write_row(
     }
     let over_csd = vm.hold_over_csd_pct(now.source.csd).filter(|_| vcpu.is_none());
     writer.write_field(decimal(over_csd))?;
+    if vcpu.is_none() {
+        for n in [vm.convoys, vm.convoy_psp, vm.convoy_cycles] {
+            writer.write_field(n.to_string())?;
+        }
+        let convoy = vm.convoy;
+        writer.write_field(convoy.map_or("", |convoy| &convoy.lock))?;
+        writer.write_field(convoy.map_or_else(String::new, |convoy| milliseconds(convoy.since_ns)))?;
+        writer.write_field(convoy.map_or_else(String::new, |convoy| convoy.seed.to_string()))?;
+    } else {
+        for _ in CONVOY {
+            writer.write_field("")?;
+        }
+    }
     for (_, n) in delta.kernel.named() {
         writer.write_field(n.to_string())?;
     }

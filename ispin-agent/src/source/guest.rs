@@ -23,6 +23,7 @@ use self::symbols::Symbols;
 use super::Source;
 use crate::bpf::guest::GuestPrograms;
 use crate::clock::now_ns;
+use crate::convoy::Convoys;
 use crate::model::{Snapshot, Source as SourceInfo};
 
 /// Observes this kernel.
@@ -41,6 +42,7 @@ struct Session {
     since_ns: u64,
     cycles: Cycles,
     kernel: KernelStats,
+    convoys: Convoys,
     seq: u64,
 }
 
@@ -51,6 +53,7 @@ impl Session {
             since_ns: now_ns(),
             cycles: Cycles::begin()?,
             kernel: KernelStats::begin(Path::new(DEBUGFS))?,
+            convoys: Convoys::default(),
             seq: 0,
         })
     }
@@ -75,6 +78,7 @@ impl GuestSource {
         find_per_cpu_data(&mut programs, &mut symbols);
         let parameters = Parameters::read(Path::new(PARAMETERS))?;
         let session = Session::begin(&parameters)?;
+        programs.set_csd(session.source.csd);
         if let Some(caveat) = session.source.caveat() {
             log::warn!("{caveat}");
         }
@@ -105,6 +109,7 @@ impl GuestSource {
         snapshot.elapsed_ns = now_ns().saturating_sub(session.since_ns);
         snapshot.unix_ms =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+        session.convoys.update(&mut snapshot);
         Ok(snapshot)
     }
 }
@@ -125,6 +130,7 @@ impl Source for GuestSource {
         let snapshot = self.read(parameters.events)?;
         self.programs.clear()?;
         self.session = Session::begin(&parameters)?;
+        self.programs.set_csd(self.session.source.csd);
         self.programs.enable(true)?;
         let source = &self.session.source;
         log::info!("the lock was changed to {} with csd {}; counting begins again", source.lock, source.csd);

@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use self::attached::Attached;
 use super::{OpenOptions, Source};
 use crate::clock::now_ns as monotonic_ns;
+use crate::convoy::Convoys;
 use crate::model::{Snapshot, Source as SourceInfo};
 use crate::session::{self, ProcessId, Session};
 
@@ -24,6 +25,7 @@ pub struct ThreadsSource {
     world: Option<Attached>,
     /// Number of the latest world that was attached to.
     number: u32,
+    convoys: Convoys,
     seq: u64,
 }
 
@@ -37,7 +39,13 @@ impl ThreadsSource {
                 s.owner.alive() && options.command.is_none_or(|c| descends_from(s.owner.pid, c))
             };
             if let Some(session) = sessions.iter().filter(ours).find(|s| s.world.is_some()) {
-                let mut source = Self { owner: session.owner, world: None, number: 0, seq: 0 };
+                let mut source = Self {
+                    owner: session.owner,
+                    world: None,
+                    number: 0,
+                    convoys: Convoys::default(),
+                    seq: 0,
+                };
                 source.follow(session)?;
                 if source.world.is_some() {
                     return Ok(source);
@@ -81,6 +89,7 @@ impl ThreadsSource {
             match Attached::new(world) {
                 Ok(attached) => {
                     self.world = Some(attached);
+                    self.convoys = Convoys::default();
                     self.number = session.number;
                 }
                 // It may have ended between the reading of the file and the opening of its maps.
@@ -140,6 +149,7 @@ impl Source for ThreadsSource {
         snapshot.unix_ms =
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         snapshot.finished = !owner_alive;
+        self.convoys.update(&mut snapshot);
         Ok(snapshot)
     }
 }

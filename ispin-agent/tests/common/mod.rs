@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use ispin_agent::model::{
-    CrossCheck, GuestLock, Hist, IncidentRecord, KernelCounts, LockStats, Losses, Snapshot,
+    Convoy, CrossCheck, GuestLock, Hist, IncidentRecord, KernelCounts, LockStats, Losses, Seed, Snapshot,
     Source as Observed, TableRow, Vcpu, Victim, Vm,
 };
 use ispin_agent::sink::{KINDS, Sink};
@@ -89,6 +89,12 @@ fn vm(name: &str, n: u64, weight: u64) -> Vm {
                 lwp_preempted: 3 * n,
                 lwp_harmful: 2 * n,
                 idle_cycles: 12_000_000 * n,
+                psp_renewal: n,
+                psp_early: 2 * n,
+                psp_long_wait: 2 * n,
+                deferred_takes: 30 * n,
+                deferred_next: 29 * n,
+                deferred_capable: 28 * n,
                 ..Counters::default()
             },
             kernel: KernelCounts {
@@ -107,6 +113,18 @@ fn vm(name: &str, n: u64, weight: u64) -> Vm {
         hold: hist.clone(),
         wait: hist,
         hold_over_csd: Some(2 * n),
+        convoys: n,
+        convoy_psp: 3 * n,
+        convoy_cycles: 1_000_000 * n,
+        // The other VM's are over.
+        convoy: (weight == 1).then(|| Convoy {
+            lock: "counter".into(),
+            since: 7,
+            since_ns: 250_000_000,
+            until: 9,
+            psp: 3,
+            seed: Seed { kind: "lhp".into(), vcpu: 1, caller: "worker".into(), reason: "early".into() },
+        }),
     }
 }
 
@@ -119,6 +137,7 @@ fn incident(n: u64) -> IncidentRecord {
         lock: "counter".into(),
         caller: "worker".into(),
         planned_end: Some(5),
+        reason: "early".into(),
         cause: "quantum".into(),
         victims: vec![Victim { vcpu: 0, take: 1, acquire: 9 }],
         ..IncidentRecord::default()

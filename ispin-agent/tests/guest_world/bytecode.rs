@@ -392,6 +392,14 @@ impl World for BytecodeWorld {
         }
     }
 
+    fn set_csd(&mut self, csd: u64) {
+        for key in 0..self.cpus as usize * NR_LEVELS {
+            let lane: *mut GuestLane = self.element("GUEST_LANES", key);
+            // SAFETY: inside the map's memory.
+            unsafe { (*lane).classifier.csd = csd };
+        }
+    }
+
     fn feed(&mut self, event: &Event, vcpu: u32) {
         let (_, program) = PROGRAMS.iter().find(|(kind, _)| *kind == event.kind).expect("four kinds");
         self.cpu = vcpu;

@@ -61,6 +61,10 @@ impl World for KernelWorld {
         self.programs.enable(enabled).unwrap_or_else(|e| panic!("{e:#}"));
     }
 
+    fn set_csd(&mut self, csd: u64) {
+        self.programs.set_csd(csd);
+    }
+
     fn feed(&mut self, event: &Event, vcpu: u32) {
         let cpu = self.cpus[vcpu as usize];
         self.programs.feed(event, cpu).unwrap_or_else(|e| panic!("{e:#}"));

@@ -32,6 +32,8 @@ impl Lane {
 pub trait World {
     /// Begins to look at events, or ignores them from now on.
     fn enable(&mut self, enabled: bool);
+    /// Tells the critical section duration estimate.
+    fn set_csd(&mut self, csd: u64);
     /// An event on `vcpu`.
     fn feed(&mut self, event: &Event, vcpu: u32);
     /// Lanes in which there was an event.

@@ -55,6 +55,7 @@ pub fn perform(scenario: &Scenario, world: &mut dyn World) -> Stage {
     let mut stage = Stage { locks: scenario.locks.clone(), ..Stage::default() };
     // Unless the scenario itself says when observation begins.
     let starts_itself = scenario.steps.iter().any(|step| matches!(step.action, Action::Enable(true)));
+    world.set_csd(scenario.csd);
     world.enable(!starts_itself);
     for step in &scenario.steps {
         let vcpu = stage.vcpus.entry(step.vcpu).or_default();
@@ -100,8 +101,13 @@ impl Stage {
         let vcpu = self.vcpus.entry(vcpu).or_default();
         let before = vcpu.away_at.insert((level, step.lock.clone()), vcpu.away);
         let off = vcpu.away - before.unwrap_or(vcpu.away);
-        let marks =
-            [(step.trylock, Ctx::TRYLOCK), (step.blocked, Ctx::BLOCKED), (step.expired, Ctx::EXPIRED)];
+        let marks = [
+            (step.trylock, Ctx::TRYLOCK),
+            (step.blocked, Ctx::BLOCKED),
+            (step.expired, Ctx::EXPIRED),
+            (step.nested, Ctx::NESTED),
+            (step.early, Ctx::EARLY),
+        ];
         let marks: u64 = marks.iter().filter(|(is, _)| *is).map(|(_, mark)| mark).sum();
         Event {
             kind: step.kind,
@@ -191,6 +197,7 @@ impl Stage {
             let number = match name {
                 "kind" if got.kind == PspKind::Lhp as u8 => return "lhp".into(),
                 "kind" => return "lwp".into(),
+                "reason" => return got.reason().map_or("none", |reason| reason.name()).into(),
                 "flags" => return toml::Value::Array(flags.clone().collect()),
                 "lock" => return lock.clone().unwrap_or_default().into(),
                 "seq" => i64::from(got.seq),

@@ -19,6 +19,8 @@ pub struct Scenario {
     pub title: String,
     /// Addresses of locks that must have certain ones.
     pub locks: BTreeMap<String, u64>,
+    /// Critical section duration estimate; 0 = not known.
+    pub csd: u64,
     /// What happens, repetitions written out.
     pub steps: Vec<Step>,
     /// What must be counted, by vCPU and level.
@@ -60,6 +62,8 @@ pub struct EventStep {
     pub trylock: bool,
     pub blocked: bool,
     pub expired: bool,
+    pub nested: bool,
+    pub early: bool,
     pub ticket: Option<u32>,
     pub off: Option<u64>,
 }
@@ -119,8 +123,8 @@ pub const ROW_COLUMNS: [&str; 10] = [
 ];
 
 /// What may be said of an incident.
-pub const INCIDENT_FIELDS: [&str; 10] =
-    ["kind", "flags", "lock", "seq", "from", "to", "off", "lost", "lql", "cap"];
+pub const INCIDENT_FIELDS: [&str; 11] =
+    ["kind", "reason", "flags", "lock", "seq", "from", "to", "off", "lost", "lql", "cap"];
 
 /// Names of an incident's marks.
 pub const FLAGS: [(&str, u8); 3] =
@@ -149,6 +153,8 @@ struct File {
     title: String,
     #[serde(default)]
     locks: BTreeMap<String, u64>,
+    #[serde(default)]
+    csd: u64,
     steps: Vec<Spanned<RawStep>>,
     expect: BTreeMap<String, BTreeMap<String, Spanned<Expect>>>,
 }
@@ -179,6 +185,10 @@ struct RawStep {
     blocked: bool,
     #[serde(default)]
     expired: bool,
+    #[serde(default)]
+    nested: bool,
+    #[serde(default)]
+    early: bool,
     ticket: Option<u32>,
     off: Option<u64>,
     every: Option<u64>,
@@ -225,7 +235,7 @@ impl Scenario {
                 expect.insert((number, level as u32), block);
             }
         }
-        Ok(Self { file: file.into(), title: raw.title, locks: raw.locks, steps, expect })
+        Ok(Self { file: file.into(), title: raw.title, locks: raw.locks, csd: raw.csd, steps, expect })
     }
 
     /// Highest vCPU number that is used, plus one.
@@ -298,6 +308,8 @@ fn event(raw: &RawStep, lock: &str, kind: EventKind, shift: u64) -> Result<Event
         trylock: raw.r#try.is_some(),
         blocked: raw.blocked,
         expired: raw.expired,
+        nested: raw.nested,
+        early: raw.early,
         ticket: raw.ticket,
         off: raw.off,
     })

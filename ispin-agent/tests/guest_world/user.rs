@@ -29,6 +29,7 @@ impl Cell {
 /// See the module.
 pub struct UserWorld {
     enabled: bool,
+    csd: u64,
     cells: BTreeMap<(u32, u32), Cell>,
     releases: Vec<LastRelease>,
 }
@@ -36,13 +37,17 @@ pub struct UserWorld {
 impl UserWorld {
     pub fn new() -> Self {
         let releases = vec![LastRelease(0); NR_RELEASES as usize];
-        Self { enabled: false, cells: BTreeMap::new(), releases }
+        Self { enabled: false, csd: 0, cells: BTreeMap::new(), releases }
     }
 }
 
 impl World for UserWorld {
     fn enable(&mut self, enabled: bool) {
         self.enabled = enabled;
+    }
+
+    fn set_csd(&mut self, csd: u64) {
+        self.csd = csd;
     }
 
     fn feed(&mut self, event: &Event, vcpu: u32) {
@@ -61,6 +66,7 @@ impl World for UserWorld {
         let level = event.ctx.level();
         let cell = self.cells.entry((level, vcpu)).or_insert_with(|| Cell::new(vcpu, level));
         let counts = &mut *cell.lane.counts;
+        counts.classifier.csd = self.csd;
         if event.ids.slice_id() != 0 && event.ids != counts.last_ids {
             if counts.first_ids.slice_id() == 0 {
                 counts.first_ids = event.ids;

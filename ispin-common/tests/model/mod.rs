@@ -10,6 +10,8 @@ use ispin_common::counters::Counters;
 use ispin_common::event::{Ctx, Event, EventKind};
 use ispin_common::histogram::{Histogram, NR_BUCKETS};
 use ispin_common::incident::{Incident, PspKind};
+use ispin_common::reason::Reason;
+use ispin_common::slot::Ids;
 
 use stream::Step;
 
@@ -17,6 +19,8 @@ use stream::Step;
 #[derive(Clone, Debug)]
 pub struct Open {
     pub take: Event,
+    /// Whether the attempt was refused before.
+    pub refused: bool,
     pub acquire: Option<Event>,
     pub seq: u32,
 }
@@ -90,6 +94,43 @@ pub trait Rules {
         open.iter().position(|open| open.take.lock == event.lock)
     }
 
+    /// When the vCPU left during the hold, if it left once.
+    fn left_at(acquire: &Event, release: &Event) -> Option<u64> {
+        let stays =
+            (release.ids.dispatch_id() / 2).wrapping_sub(acquire.ids.dispatch_id() / 2) & (u32::MAX / 2);
+        (stays == 1).then(|| release.start.saturating_sub(release.off))
+    }
+
+    /// Planned end of the quantum of the ticket.
+    fn planned_end(take: &Event, csd: u64) -> u64 {
+        (take.tsc + (u64::from(take.lql) + 1) * csd).wrapping_add_signed(take.cap)
+    }
+
+    /// Whether the ticket should have been refused.
+    fn incapable(take: &Event) -> bool {
+        take.cap <= 0
+    }
+
+    /// Whether a capable thread's preemption was its own doing: a hold longer than csd.
+    fn held_long(acquire: &Event, left: u64, csd: u64) -> bool {
+        left >= acquire.tsc + csd
+    }
+
+    /// Whether the take that ends a deferral lies in the next quantum.
+    fn in_next_quantum(refused: Ids, take: &Event) -> bool {
+        take.ids.slice_id() == refused.slice_id().checked_add(1).unwrap_or(1)
+    }
+
+    /// What a mark says; a mutant cannot see one of them.
+    fn marked(event: &Event, mark: u64) -> bool {
+        event.ctx.has(mark)
+    }
+
+    /// Whether a deferral is remembered with the episode that it led to.
+    fn remembers_deferral() -> bool {
+        true
+    }
+
     /// Whether a second acquire ends the hold.
     fn second_acquire_closes() -> bool {
         true
@@ -141,8 +182,10 @@ pub struct Model<R> {
     pub hold: Histogram,
     pub wait: Histogram,
     pub next_seq: u32,
+    pub csd: u64,
     open: Vec<Open>,
-    refused: Option<(u64, u64)>,
+    /// Lock, since when, and ids of the first refusal.
+    refused: Option<(u64, u64, Ids)>,
     rules: std::marker::PhantomData<R>,
 }
 
@@ -153,6 +196,7 @@ impl<R: Rules> Model<R> {
             hold: Histogram::default(),
             wait: Histogram::default(),
             next_seq: 0,
+            csd: 0,
             open: Vec::new(),
             refused: None,
             rules: std::marker::PhantomData,
@@ -167,8 +211,8 @@ impl<R: Rules> Model<R> {
                 unpaired
             }
             EventKind::Take => {
-                self.end_attempt(event);
-                self.take(event);
+                let refused = self.end_attempt(event);
+                self.take(event, refused);
                 unpaired
             }
             EventKind::Acquire => {
@@ -177,9 +221,9 @@ impl<R: Rules> Model<R> {
                 if R::is_trylock(event) {
                     self.counters.trylocks += 1;
                     let seq = self.next_seq;
-                    if !self.take(event) {
+                    if !self.take(event, false) {
                         // Nothing keeps it, but a trylock is complete in itself.
-                        let open = Open { take: *event, acquire: None, seq };
+                        let open = Open { take: *event, refused: false, acquire: None, seq };
                         return self.judge_wait(&open, event, released);
                     }
                 }
@@ -215,38 +259,41 @@ impl<R: Rules> Model<R> {
 
     fn refuse(&mut self, event: &Event) {
         self.counters.deferrals += 1;
-        let begun = match self.refused {
-            Some((lock, since)) if lock == event.lock => R::deferred_since(since, event),
+        let (begun, ids) = match self.refused {
+            Some((lock, since, ids)) if lock == event.lock => (R::deferred_since(since, event), ids),
             other => {
                 self.counters.unpaired_deferral += other.is_some() as u64;
-                event.tsc
+                (event.tsc, event.ids)
             }
         };
-        self.refused = (event.lock != 0).then_some((event.lock, begun));
+        self.refused = (event.lock != 0).then_some((event.lock, begun, ids));
     }
 
-    /// The take that a refused attempt waited for.
-    fn end_attempt(&mut self, take: &Event) {
-        if let Some((lock, since)) = self.refused
-            && lock == take.lock
-        {
-            let deferred = take.tsc.saturating_sub(since);
-            self.counters.defer_cycles += deferred;
-            self.counters.defer_spin_cycles += R::on_pcpu(deferred, take.off);
-            self.refused = None;
-        }
+    /// The take that a refused attempt waited for, if it is one.
+    fn end_attempt(&mut self, take: &Event) -> bool {
+        let Some((_, since, ids)) = self.refused.filter(|(lock, ..)| *lock == take.lock) else {
+            return false;
+        };
+        let deferred = take.tsc.saturating_sub(since);
+        self.counters.defer_cycles += deferred;
+        self.counters.defer_spin_cycles += R::on_pcpu(deferred, take.off);
+        self.counters.deferred_takes += 1;
+        self.counters.deferred_next += R::in_next_quantum(ids, take) as u64;
+        self.counters.deferred_capable += !R::incapable(take) as u64;
+        self.refused = None;
+        R::remembers_deferral()
     }
 
     /// An event that shows that the take of a refused attempt was not seen.
     fn lose_attempt(&mut self, event: &Event) {
-        if R::ends_deferral() && self.refused.is_some_and(|(lock, _)| lock == event.lock) {
+        if R::ends_deferral() && self.refused.is_some_and(|(lock, ..)| lock == event.lock) {
             self.counters.unpaired_deferral += 1;
             self.refused = None;
         }
     }
 
     /// Counts a take and opens its episode; false if it is not kept.
-    fn take(&mut self, event: &Event) -> bool {
+    fn take(&mut self, event: &Event, refused: bool) -> bool {
         let counters = &mut self.counters;
         counters.takes += 1;
         counters.lql_sum += u64::from(event.lql);
@@ -254,7 +301,7 @@ impl<R: Rules> Model<R> {
         counters.contended += R::contended(event) as u64;
         counters.unslotted += (event.ids.slice_id() == 0) as u64;
         counters.expired += event.ctx.has(Ctx::EXPIRED) as u64;
-        let new = Open { take: *event, acquire: None, seq: self.next_seq };
+        let new = Open { take: *event, refused, acquire: None, seq: self.next_seq };
         self.next_seq = self.next_seq.wrapping_add(1);
         if let Some(stale) = self.open.iter().position(|open| open.take.lock == event.lock) {
             self.counters.unpaired_take += 1;
@@ -312,9 +359,70 @@ impl<R: Rules> Model<R> {
                 (blocked, Incident::BLOCKED),
             ];
             let flags = flags.iter().filter(|(is, _)| *is).map(|(_, flag)| flag).sum();
-            incident = Some(incident_of(PspKind::Lwp, flags, open, take, event, lost));
+            let reason = self.reason_of_wait(open, event, left);
+            incident = Some(Incident { reason, ..incident_of(PspKind::Lwp, flags, open, take, event, lost) });
         }
         Outcome { incident, ip: take.ip, wait: Some(wait), spin, hold: None }
+    }
+
+    /// Reasons that lie in the ticket.
+    fn reason_of_ticket(&self, open: &Open) -> Option<Reason> {
+        let take = &open.take;
+        if R::marked(take, Ctx::EXPIRED) {
+            return Some(Reason::Expired);
+        }
+        if R::marked(take, Ctx::NESTED) {
+            return Some(Reason::Nested);
+        }
+        R::incapable(take).then_some(if open.refused { Reason::Deferred } else { Reason::Incapable })
+    }
+
+    fn reason_of_wait(&mut self, open: &Open, acquire: &Event, left: bool) -> u8 {
+        let endless = open.take.cap == i64::MAX;
+        let early = endless || R::marked(acquire, Ctx::EARLY);
+        let reason = match (left, R::is_trylock(&open.take)) {
+            (false, _) => Reason::Renewal,
+            (true, true) => Reason::Trylock,
+            (true, false) => {
+                self.reason_of_ticket(open).unwrap_or(if early { Reason::Early } else { Reason::LongWait })
+            }
+        };
+        self.count(reason)
+    }
+
+    fn reason_of_hold(&mut self, open: &Open, acquire: &Event, release: &Event, left: bool) -> u8 {
+        let take = &open.take;
+        let reason = if !left {
+            Reason::Renewal
+        } else if take.ids.slice_id() == 0 {
+            Reason::Unslotted
+        } else if R::is_trylock(take) {
+            Reason::Trylock
+        } else if R::other_quantum(take, acquire) {
+            Reason::Followup
+        } else if let Some(reason) = self.reason_of_ticket(open) {
+            reason
+        } else if take.cap == i64::MAX {
+            Reason::Early
+        } else {
+            match R::left_at(acquire, release) {
+                None => Reason::Unknown,
+                Some(_) if self.csd == 0 => Reason::Unknown,
+                Some(at) if at < R::planned_end(take, self.csd) => Reason::Early,
+                Some(at) if R::held_long(acquire, at, self.csd) => Reason::LongHold,
+                Some(_) => Reason::LongWait,
+            }
+        };
+        self.count(reason)
+    }
+
+    fn count(&mut self, reason: Reason) -> u8 {
+        let name = format!("psp_{}", reason.name());
+        let at = Counters::NAMES.iter().position(|known| *known == name).expect("a counter per reason");
+        let mut values = self.counters.values();
+        values[at] += 1;
+        self.counters = Counters::from_values(&values);
+        reason as u8
     }
 
     fn release(&mut self, event: &Event) -> Option<Outcome> {
@@ -334,9 +442,11 @@ impl<R: Rules> Model<R> {
             self.counters.lhp += R::weight(begun, event);
             self.counters.lhp_preempted += left as u64;
             let flags = if left { Incident::PREEMPTED } else { 0 };
+            let reason = self.reason_of_hold(&open, &acquire, event, left);
             let off = R::absence(event, left);
             let event = Event { off, ..*event };
-            incident = Some(incident_of(PspKind::Lhp, flags, &open, begun, &event, off.min(hold)));
+            let lhp = incident_of(PspKind::Lhp, flags, &open, begun, &event, off.min(hold));
+            incident = Some(Incident { reason, ..lhp });
         }
         Some(Outcome { incident, ip: open.take.ip, wait: None, spin: 0, hold: Some(hold) })
     }
@@ -347,7 +457,7 @@ fn incident_of(kind: PspKind, flags: u8, open: &Open, from: &Event, to: &Event, 
         kind: kind as u8,
         level: to.ctx.level() as u8,
         flags,
-        reserved: 0,
+        reason: 0,
         vcpu: 0,
         lock: to.lock,
         ip: open.take.ip,
@@ -394,12 +504,23 @@ pub fn compare<R: Rules>(steps: &[Step]) -> Result<(), String> {
                 classifier.flush();
                 model.flush();
             }
+            Step::Csd(csd) => (classifier.csd, model.csd) = (*csd, *csd),
         }
         if classifier.counters != model.counters {
             return differ("counters", at, &classifier.counters, &model.counters);
         }
         if (classifier.hold, classifier.wait) != (model.hold, model.wait) {
             return differ("histograms", at, &classifier.hold.buckets, &model.hold.buckets);
+        }
+        if Reason::ALL.iter().map(|reason| classifier.counters.of_reason(*reason)).sum::<u64>()
+            != classifier.counters.psp()
+        {
+            return differ(
+                "PSP and the sum of their reasons",
+                at,
+                &classifier.counters,
+                &classifier.counters.psp(),
+            );
         }
         if classifier.open() != model.open() {
             return differ("numbers of open episodes", at, &classifier.open(), &model.open());

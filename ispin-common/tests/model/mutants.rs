@@ -2,6 +2,7 @@
 
 use super::{Open, Rules};
 use ispin_common::event::{Ctx, Event};
+use ispin_common::slot::Ids;
 
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident { $($rule:item)* })*) => {
@@ -195,6 +196,60 @@ mutants! {
     LatestQueueIsLongest {
         fn longest(_: u64, lql: u64) -> u64 {
             lql
+        }
+    }
+    /// A preemption right at the end of the quantum passes for an early one.
+    EndOfQuantumIsEarly {
+        fn planned_end(take: &Event, csd: u64) -> u64 {
+            (take.tsc + (u64::from(take.lql) + 1) * csd).wrapping_add_signed(take.cap) + 1
+        }
+    }
+    /// The ticket's own passage is left out of the plan.
+    PlanForgetsItself {
+        fn planned_end(take: &Event, csd: u64) -> u64 {
+            (take.tsc + u64::from(take.lql) * csd).wrapping_add_signed(take.cap)
+        }
+    }
+    /// A `lock_cap` of zero passes for enough.
+    ZeroIsCapable {
+        fn incapable(take: &Event) -> bool {
+            take.cap < 0
+        }
+    }
+    /// The whole hold counts, the absence included.
+    HeldLongWhileAway {
+        fn held_long(acquire: &Event, _: u64, csd: u64) -> bool {
+            csd < acquire.tsc
+        }
+    }
+    /// Of several absences the last passes for the first.
+    LastAbsenceIsFirst {
+        fn left_at(_: &Event, release: &Event) -> Option<u64> {
+            Some(release.start.saturating_sub(release.off))
+        }
+    }
+    /// Any later quantum passes for the next.
+    AnyQuantumIsNext {
+        fn in_next_quantum(refused: Ids, take: &Event) -> bool {
+            take.ids.slice_id() != refused.slice_id()
+        }
+    }
+    /// Nobody looks whether another lock was held.
+    IgnoresNested {
+        fn marked(event: &Event, mark: u64) -> bool {
+            mark != Ctx::NESTED && event.ctx.has(mark)
+        }
+    }
+    /// Nobody looks whether a waiter left early.
+    IgnoresEarly {
+        fn marked(event: &Event, mark: u64) -> bool {
+            mark != Ctx::EARLY && event.ctx.has(mark)
+        }
+    }
+    /// A deferral is forgotten with its take.
+    ForgetsDeferral {
+        fn remembers_deferral() -> bool {
+            false
         }
     }
     /// What is open at the end is forgotten.

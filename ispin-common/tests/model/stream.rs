@@ -13,6 +13,8 @@ pub enum Step {
     SkipSeq(u32),
     /// Observation ends and begins anew.
     Flush,
+    /// The estimate from here on.
+    Csd(u64),
 }
 
 /// What happens on the vCPU. Times are small, so that boundaries are met often.
@@ -61,11 +63,17 @@ enum Act {
     Pass(i8),
     /// The lock reports more time away than there was.
     Overstate(u8),
-    /// The next wait is marked as blocked, the next take as expired.
+    /// The next wait is marked as blocked or early, the next take as expired or nested.
     Mark {
         blocked: bool,
         expired: bool,
+        nested: bool,
+        early: bool,
     },
+    /// What is left of the quantum at the events from here on, as `lock_cap`.
+    Cap(i64),
+    /// The estimate changes.
+    Csd(u64),
     /// What is known of releases from here on, relative to the beginning of the dispatch.
     Releases(Option<i8>),
     SkipSeq(u32),
@@ -82,9 +90,12 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<bool>().prop_map(Act::Publish),
         3 => (-6i8..30).prop_map(Act::Pass),
         3 => (1u8..60).prop_map(Act::Overstate),
-        2 => (any::<bool>(), any::<bool>()).prop_map(|(blocked, expired)| Act::Mark { blocked, expired }),
+        2 => (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>())
+            .prop_map(|(blocked, expired, nested, early)| Act::Mark { blocked, expired, nested, early }),
+        3 => prop_oneof![8 => -6i64..30, 1 => Just(0i64), 1 => Just(i64::MAX)].prop_map(Act::Cap),
+        1 => prop_oneof![4 => 1u64..12, 1 => Just(0u64)].prop_map(Act::Csd),
         3 => prop::option::weighted(0.8, -25i8..5).prop_map(Act::Releases),
-        6 => (0u8..4, lock(), 0u8..8, lql()).prop_map(|(kind, lock, marks, lql)| Act::Stray { kind, lock, marks, lql }),
+        6 => (0u8..4, lock(), 0u8..32, lql()).prop_map(|(kind, lock, marks, lql)| Act::Stray { kind, lock, marks, lql }),
         1 => (1u8..10, 10u8..22).prop_map(|(from, count)| Act::Deep { from, count }),
         1 => prop_oneof![0u32..5, any::<u32>().prop_map(|n| n >> 8)].prop_map(Act::SkipSeq),
         1 => Just(Act::Flush),
@@ -112,8 +123,10 @@ pub fn stream() -> impl Strategy<Value = Vec<Step>> {
             start: 990,
             published: true,
             releases: Some(-5),
+            cap: 10,
             ..World::default()
         };
+        world.steps.push(Step::Csd(4));
         world.play(&acts);
         world.steps.push(Step::Flush);
         world.steps
@@ -131,6 +144,9 @@ struct World {
     published: bool,
     blocked: bool,
     expired: bool,
+    nested: bool,
+    early: bool,
+    cap: i64,
     losing: bool,
     releases: Option<i8>,
     events: u32,
@@ -199,7 +215,11 @@ impl World {
             Act::Publish(published) => self.published = *published,
             Act::Pass(by) => self.now = self.now.saturating_add_signed(i64::from(*by)),
             Act::Overstate(by) => self.off += u64::from(*by),
-            Act::Mark { blocked, expired } => (self.blocked, self.expired) = (*blocked, *expired),
+            Act::Mark { blocked, expired, nested, early } => {
+                (self.blocked, self.expired, self.nested, self.early) = (*blocked, *expired, *nested, *early);
+            }
+            Act::Cap(cap) => self.cap = *cap,
+            Act::Csd(csd) => self.steps.push(Step::Csd(*csd)),
             Act::Releases(at) => self.releases = *at,
             Act::SkipSeq(by) => self.steps.push(Step::SkipSeq(*by)),
             Act::Flush => self.steps.push(Step::Flush),
@@ -223,6 +243,12 @@ impl World {
         if kind == EventKind::Take && std::mem::take(&mut self.expired) {
             ctx |= Ctx::EXPIRED;
         }
+        if kind == EventKind::Acquire && std::mem::take(&mut self.early) {
+            ctx |= Ctx::EARLY;
+        }
+        if kind == EventKind::Take && std::mem::take(&mut self.nested) {
+            ctx |= Ctx::NESTED;
+        }
         let event = Event {
             kind,
             lock: u64::from(lock) * 64,
@@ -231,7 +257,7 @@ impl World {
             lql,
             ids: if self.published { self.ids } else { Ids(0) },
             tsc: self.now,
-            cap: 400 - i64::from(self.events),
+            cap: self.cap,
             ctx: Ctx(ctx),
             start: self.start,
             off: self.off,

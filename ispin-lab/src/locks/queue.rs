@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use ispin_common::capability::{Capability, capability};
+use ispin_common::capability::{Capability, capability, lock_cap};
 use ispin_common::event::{Ctx, EventKind};
 use ispin_common::slot::{Ids, Slot};
 use ispin_common::threads::{Phase, Word};
@@ -70,19 +70,18 @@ impl TicketQueue {
     /// Takes a ticket at once and waits for its turn.
     pub fn lock(&self, me: &mut Vcpu, caller: u64) {
         let outer = me.word();
-        self.take_and_wait(me, caller, outer, Ctx::default(), 0, 0);
+        self.take_and_wait(me, caller, outer, Ctx::default(), 0);
     }
 
     /// The paper's rule (section 4.2.2, Figure 5): an incapable thread defers once, then takes a ticket.
     pub fn lock_informed(&self, me: &mut Vcpu, caller: u64, defer: Defer) {
         let outer = me.word();
-        let (mut ctx, mut cap, mut off) = (Ctx::default(), 0, 0);
+        let (mut ctx, mut off) = (Ctx::default(), 0);
         let slot = me.read_own();
         let now = me.now();
         let lql = self.queue_length();
         match capability(&slot, now, lql, me.csd(), me.tick()) {
-            Capability::Capable(lock_cap) => cap = lock_cap,
-            Capability::Unslotted => {}
+            Capability::Capable(_) | Capability::Unslotted => {}
             Capability::Expired => ctx = Ctx(Ctx::EXPIRED),
             Capability::Incapable(lock_cap) => {
                 me.set_word(Word::new(Phase::Deferring, self.id, 0, me.seq()));
@@ -100,13 +99,12 @@ impl TicketQueue {
                     None,
                 );
                 off = defer(me, &slot);
-                cap = lock_cap;
             }
         }
-        self.take_and_wait(me, caller, outer, ctx, cap, off);
+        self.take_and_wait(me, caller, outer, ctx, off);
     }
 
-    fn take_and_wait(&self, me: &mut Vcpu, caller: u64, outer: Word, ctx: Ctx, cap: i64, deferred_off: u64) {
+    fn take_and_wait(&self, me: &mut Vcpu, caller: u64, outer: Word, ctx: Ctx, deferred_off: u64) {
         let seq = me.next_seq();
         me.set_word(Word::new(Phase::Taking, self.id, 0, seq));
         let take = me.read_own();
@@ -114,6 +112,7 @@ impl TicketQueue {
         let ticket = self.next.0.fetch_add(1, Ordering::AcqRel);
         me.set_word(Word::new(Phase::Waiting, self.id, ticket, seq));
         let lql = ticket.wrapping_sub(self.serving.0.load(Ordering::Relaxed));
+        let csd = me.csd();
         me.emit(
             |event| {
                 event.kind = EventKind::Take;
@@ -123,7 +122,7 @@ impl TicketQueue {
                 event.lql = lql;
                 event.ids = Ids(take.ids);
                 event.tsc = take_tsc;
-                event.cap = cap;
+                event.cap = lock_cap(&take, take_tsc, lql, csd);
                 event.ctx = ctx;
                 event.start = take.dispatch_start;
                 event.off = deferred_off;
@@ -166,7 +165,7 @@ impl TicketQueue {
                 event.ticket = ticket;
                 event.ids = Ids(slot.ids);
                 event.tsc = tsc;
-                event.ctx = ctx;
+                event.ctx = if off.early { Ctx(ctx.0 | Ctx::EARLY) } else { ctx };
                 event.start = slot.dispatch_start;
                 event.off = off.total;
             },
@@ -232,12 +231,15 @@ pub struct OffCpu {
     planned_end: u64,
     /// So far.
     pub total: u64,
+    /// Whether the first absence began before the published end of its quantum.
+    pub early: bool,
+    away: bool,
 }
 
 impl OffCpu {
     /// From the dispatch that `slot` tells of on.
     pub fn since(slot: &Slot) -> Self {
-        Self { seen: Ids(slot.ids), planned_end: slot.preemption_time, total: 0 }
+        Self { seen: Ids(slot.ids), planned_end: slot.preemption_time, total: 0, early: false, away: false }
     }
 
     /// Looks whether the vCPU was away since the last look.
@@ -259,6 +261,9 @@ impl OffCpu {
         // vCPU was away since the end of the stay last seen, of which the plan is all that is left.
         let one_further = ids.dispatch_id() >> 1 == (self.seen.dispatch_id() >> 1).wrapping_add(1);
         let left = if one_further { slot.last_out } else { slot.last_out.min(self.planned_end) };
+        if !std::mem::replace(&mut self.away, true) {
+            self.early = left < self.planned_end;
+        }
         self.total += slot.dispatch_start.saturating_sub(left);
         self.seen = ids;
         self.planned_end = slot.preemption_time;

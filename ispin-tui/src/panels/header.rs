@@ -1,6 +1,7 @@
 //! What is observed and its figures in brief; what was lost on the way; whether both observers agree.
 
 use ispin_agent::model::{CrossCheck, Snapshot, Vcpu};
+use ispin_common::reason::Reason;
 use ratatui::text::Line;
 
 use super::View;
@@ -26,9 +27,11 @@ pub fn lines(view: View, columns: u16) -> Vec<Line<'static>> {
     let mut lines = wrap(identity(view, now), columns);
     lines.extend(wrap(figures(view, &sum, wide), columns));
     let mut rest = vec![losses(view, now, &sum)];
+    rest.extend(reasons(view, &sum));
     rest.extend(now.cross_check.as_ref().map(|check| cross_check(view, check)));
     rest.extend(switches(view, &sum).filter(|_| wide));
     lines.extend(wrap(rest, columns));
+    lines.extend(wrap(convoys(view, now), columns));
     lines
 }
 
@@ -161,6 +164,40 @@ fn losses(view: View, now: &Snapshot, sum: &Vcpu) -> Item {
         item.push(view.span(Role::Warning, format!("{comma}{name} {}", total(n))));
     }
     item
+}
+
+/// Why all PSP happened; nothing without one.
+fn reasons(view: View, sum: &Vcpu) -> Option<Item> {
+    let text: Vec<_> = Reason::ALL
+        .into_iter()
+        .map(|reason| (reason.name(), sum.counters.of_reason(reason)))
+        .filter(|(_, n)| *n > 0)
+        .map(|(name, n)| format!("{name} {}", total(n)))
+        .collect();
+    (!text.is_empty()).then(|| fact(view, "why", text.join(", ")))
+}
+
+/// The convoys of each VM: one that goes on stands out.
+fn convoys(view: View, now: &Snapshot) -> Vec<Item> {
+    let mut items = vec![];
+    for vm in now.vms.iter().filter(|vm| vm.convoys > 0) {
+        items.push(match &vm.convoy {
+            Some(convoy) => {
+                let since = clock(convoy.since_ns);
+                let seed = format!(" since {since}, {} PSP, begun by {}", total(convoy.psp), convoy.seed);
+                vec![
+                    view.span(Role::Bad, format!("CONVOY in {} at {}", vm.name, convoy.lock)),
+                    view.span(Role::Plain, seed),
+                ]
+            }
+            None => {
+                let text =
+                    format!("{} in {}, over, {} PSP", total(vm.convoys), vm.name, total(vm.convoy_psp));
+                vec![view.span(Role::Label, "convoys "), view.span(Role::Warning, text)]
+            }
+        });
+    }
+    items
 }
 
 fn cross_check(view: View, check: &CrossCheck) -> Item {

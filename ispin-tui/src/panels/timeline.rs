@@ -89,6 +89,9 @@ fn facts(view: View, logged: &Logged) -> Vec<Item> {
         fact(view, "off", time(r.off, unit)),
         fact(view, "lost", time(r.lost, unit)),
     ];
+    if !r.reason.is_empty() {
+        items.push(fact(view, "reason", &*r.reason));
+    }
     if !r.cause.is_empty() {
         items.push(fact(view, "cause", &*r.cause));
     }

@@ -1,7 +1,8 @@
 //! A made-up world: snapshots as a source would deliver them, the same at every run.
 
 use ispin_agent::model::{
-    CrossCheck, GuestLock, Hist, IncidentRecord, KernelCounts, Snapshot, Source, TableRow, Vcpu, Victim, Vm,
+    Convoy, CrossCheck, GuestLock, Hist, IncidentRecord, KernelCounts, Seed, Snapshot, Source, TableRow,
+    Vcpu, Victim, Vm,
 };
 use ispin_common::counters::Counters;
 
@@ -133,6 +134,22 @@ impl World {
             vcpus: (0..self.vcpus).map(|vcpu| self.vcpu(vm, vcpu, n)).collect(),
             hold,
             wait: Hist { buckets: wait },
+            convoys: u64::from(self.convoy()),
+            convoy_psp: if self.convoy() { 30 * n } else { 0 },
+            // The second VM's has healed.
+            convoy: (self.convoy() && vm == 0).then(|| Convoy {
+                lock: "counter".into(),
+                since: 3 * MS,
+                since_ns: INTERVAL_NS,
+                until: n * INTERVAL_NS,
+                psp: 30 * n,
+                seed: Seed {
+                    kind: "lhp".into(),
+                    vcpu: 2,
+                    caller: "bench_add".into(),
+                    reason: "early".into(),
+                },
+            }),
             ..Vm::default()
         }
     }
@@ -157,6 +174,8 @@ impl World {
                 lwp: some(7),
                 lwp_preempted: some(7),
                 lwp_harmful: some(3),
+                psp_early: n * (at % 3) / 4,
+                psp_long_wait: some(7),
                 idle_cycles: some(9 * MS),
                 ..Counters::default()
             }
@@ -243,6 +262,7 @@ impl World {
             preempted: true,
             blocked: false,
             harmful: harmful && !lhp,
+            reason: if lhp { "early" } else { "long_wait" }.into(),
             cause: "quantum".into(),
             victims,
         }

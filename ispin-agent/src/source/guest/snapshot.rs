@@ -52,7 +52,14 @@ pub fn snapshot(vm: &str, names: &Names, lock_names: &mut LockNames, reading: &R
     let story = Story { vm, names, lock_names, csd: reading.source.csd, all: &reading.incidents };
     Snapshot {
         source: reading.source.clone(),
-        vms: vec![Vm { name: vm.to_owned(), vcpus: vcpus(reading), hold, wait, hold_over_csd }],
+        vms: vec![Vm {
+            name: vm.to_owned(),
+            vcpus: vcpus(reading),
+            hold,
+            wait,
+            hold_over_csd,
+            ..Vm::default()
+        }],
         locks,
         callers,
         incidents: reading.incidents.iter().map(|incident| story.record(incident)).collect(),
@@ -95,6 +102,7 @@ impl Story<'_> {
             back: incident.start,
             off: incident.off,
             lost: incident.lost,
+            reason: incident.reason().map_or_else(String::new, |reason| reason.name().into()),
             preempted,
             blocked: incident.flags & Incident::BLOCKED != 0,
             harmful: incident.flags & Incident::HARMFUL != 0,

@@ -337,7 +337,7 @@ impl Attached {
         }
         let (hold, wait) = (Hist::from(&hold), Hist::from(&wait));
         let hold_over_csd = hold.not_below(self.world.csd_ns);
-        Ok(Vm { name: info.name.clone(), vcpus, hold, wait, hold_over_csd })
+        Ok(Vm { name: info.name.clone(), vcpus, hold, wait, hold_over_csd, ..Vm::default() })
     }
 
     fn read_vcpu(&self, v: usize, i: usize, parts: Parts, now: u64) -> Vcpu {

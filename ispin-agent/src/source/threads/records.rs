@@ -37,6 +37,7 @@ pub fn incident_records(
             back: i.start,
             off: i.off,
             lost: i.lost,
+            reason: i.reason().map_or_else(String::new, |reason| reason.name().into()),
             preempted: i.flags & Incident::PREEMPTED != 0,
             blocked: i.flags & Incident::BLOCKED != 0,
             harmful: i.flags & Incident::HARMFUL != 0,
