@@ -15,6 +15,7 @@ mod pairs;
 mod pbzip2;
 mod pipe;
 mod rotate;
+mod scribble;
 mod torture;
 pub mod trace_dump;
 
@@ -55,6 +56,7 @@ pub static WORKLOADS: &[&Workload] = &[
     &ebizzy::WORKLOAD,
     &torture::WORKLOAD,
     &rotate::WORKLOAD,
+    &scribble::WORKLOAD,
 ];
 
 /// The workload called `name`.
