@@ -1,4 +1,5 @@
-//! `guest-patch/truth`: its own tests, and its rule against the classifier over random streams.
+//! `guest-patch/truth` and `xen-patch/truth`: their own tests, and the rule in them against the classifier over random
+//! streams.
 //!
 //! It needs `python3` (3.11 or later) and nothing else. Without it these tests say that they were skipped, and fail where
 //! `CI=true`.
@@ -23,6 +24,9 @@ use proptest::test_runner::{Config, TestRunner};
 #[allow(dead_code)]
 #[path = "../../ispin-common/tests/model/stream.rs"]
 mod stream;
+
+/// Short, as the times of the streams are.
+const CSD: u64 = 4;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-patch/truth")
@@ -52,14 +56,24 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-#[test]
-fn its_own_tests() {
+/// Runs the tests in a folder of scripts, of which there must be some.
+fn own_tests(folder: &Path, at_least: u32) {
     let Some(mut python) = python() else { return };
-    let output = python.args(["-m", "unittest", "discover"]).current_dir(folder()).output().expect("python3");
+    let output = python.args(["-m", "unittest", "discover"]).current_dir(folder).output().expect("python3");
     let said = said(&output);
     assert!(output.status.success() && said.contains("\nOK\n"), "{said}");
     let ran = said.split("Ran ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
-    assert!(ran.parse::<u32>().is_ok_and(|n| n >= 24), "{said}");
+    assert!(ran.parse::<u32>().is_ok_and(|n| n >= at_least), "{said}");
+}
+
+#[test]
+fn its_own_tests() {
+    own_tests(&folder(), 27);
+}
+
+#[test]
+fn own_tests_of_the_comparison_with_xen() {
+    own_tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../xen-patch/truth"), 10);
 }
 
 /// What the classifier counts and what the script makes of the same events as the kernel would have traced them.
@@ -116,6 +130,7 @@ fn cpus() -> impl Strategy<Value = Vec<Vec<Event>>> {
 /// What the agent would say of these events.
 fn counted(cpus: &[Vec<Event>]) -> Snapshot {
     let mut world = UserWorld::new();
+    world.set_csd(CSD);
     world.enable(true);
     for (cpu, events) in (0..).zip(cpus) {
         events.iter().for_each(|event| world.feed(event, cpu));
@@ -138,7 +153,7 @@ fn counted(cpus: &[Vec<Event>]) -> Snapshot {
     let vm = Vm { vcpus: vcpus.collect(), hold: Hist::from(&hold), wait: Hist::from(&wait), ..Vm::default() };
     Snapshot {
         seq: 1,
-        source: Source { kind: "guest".into(), ..Source::default() },
+        source: Source { kind: "guest".into(), csd: CSD, ..Source::default() },
         vms: vec![vm],
         locks: rows(&lanes, |lane| &lane.counts.locks),
         callers: rows(&lanes, |lane| &lane.counts.callers),
