@@ -107,7 +107,7 @@ fn names() -> String {
 
 fn measure_case(case: &Case) -> Result<Row> {
     let observed = vm::observe(&vm_options(case)?)?.context("the guest was ended early")?;
-    let result = observed.result.context("the load gave no result")?;
+    let result = observed.result().context("the load gave no result")?;
     let cycles = result.other.get("cycles").context("the load measured no cycles")?;
     let instructions = |operation: &str| -> Result<f64> {
         let least = cycles.get(operation).and_then(|pair| pair.get("least")).and_then(|value| value.as_f64());

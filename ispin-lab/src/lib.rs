@@ -7,6 +7,7 @@ pub mod locks;
 pub mod matrix;
 pub mod noise;
 pub mod overhead;
+pub mod port;
 pub mod threads;
 pub mod vcpu;
 pub mod vm;

@@ -107,8 +107,9 @@ fn try_it(kernel: &Kernel, steps: &Steps) -> Result<Option<String>> {
         vcpus: 2,
         memory_mb: 256,
         kernel: kernel.image.clone(),
+        dom0: None,
         initramfs: initramfs.path(),
-        parameters: qemu::PARAMETERS.map(str::to_owned).to_vec(),
+        parameters: ["console=ttyS0"].iter().chain(&qemu::PARAMETERS).map(|&word| word.to_owned()).collect(),
         console: console.shared().path(),
         ports: vec![],
     };

@@ -1,7 +1,8 @@
 //! The guest's first process: a shell script that is made for one run.
 //!
 //! It talks to the host over a port of its own, in lines that begin with [`MARK`] (see `report`); all other lines
-//! there are what the agent and the load say.
+//! there are what the agent and the load say. Under Xen the ports are named pipes, which `ispin-port` empties
+//! ([`Way::Shared`]).
 
 use std::fmt::Write;
 
@@ -16,18 +17,42 @@ pub const REPORT: &str = "ispin.report";
 /// Name of the port of the trace.
 pub const TRACE: &str = "ispin.trace";
 
+/// The ports that a guest of Xen has, in order.
+pub const CHANNELS: [&str; 2] = [REPORT, SNAPSHOTS];
+
 /// Where the agent is in the guest.
 pub const AGENT: &str = "/ispin/ispin-agent";
 /// Where the loads are in the guest.
 pub const LOAD: &str = "/ispin/ispin-load";
+/// Where the program is that carries a guest's ports under Xen.
+pub const CARRIER: &str = "/ispin/ispin-port";
+/// Where its named pipes are.
+pub const PIPES: &str = "/run/ispin";
 /// Where the script is that the agent runs as its COMMAND.
 pub const RUN_LOAD: &str = "/ispin/run-load";
-/// Name of the guest in snapshots.
+/// Name of a guest that is alone.
 pub const NAME: &str = "vm0";
+
+/// How the guest reaches the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Through serial ports of its machine.
+    Serial,
+    /// Through pages that it shares with dom0. Its load starts together with those of the other guests, and then so
+    /// much later.
+    Shared {
+        /// Microseconds.
+        offset_us: u64,
+    },
+}
 
 /// What the scripts are made for.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// Name of the guest in snapshots.
+    pub name: String,
+    /// How it reaches the host.
+    pub way: Way,
     /// Arguments of `ispin-load`.
     pub load: Vec<String>,
     /// Time between two snapshots, as the agent reads it; `None` = no agent.
@@ -49,7 +74,7 @@ tell() { echo "ispin: $*" >&3; }
 fail() { tell "error $*"; exit 1; }
 "#;
 
-const PORTS: &str = r#"
+const MOUNTS: &str = r#"
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
@@ -58,7 +83,9 @@ mount -t tracefs none $tracing
 mkdir -p /dev/shm
 mount -t tmpfs -o size=90% none /tmp
 mount -t tmpfs -o size=90% none /dev/shm
+"#;
 
+const SERIAL: &str = r#"
 # The device of a port, once the host has told its name.
 port() {
     tries=0
@@ -79,13 +106,44 @@ port() {
 }
 "#;
 
+/// The carrier makes the pipe `start` after all others.
+const SHARED: &str = r#"
+CARRIER guest PIPES CHANNELS < /dev/null > /dev/console 2>&1 &
+carrier=$!
+tries=0
+until [ -p PIPES/start ]; do
+    tries=$((tries + 1))
+    if [ $tries -gt 500 ]; then
+        echo "ispin init: the port to dom0 did not open" > /dev/console
+        poweroff -f
+    fi
+    sleep 0.02
+done
+port() { echo "PIPES/$1"; }
+"#;
+
 impl Plan {
     /// The script `/init`.
     pub fn init(&self) -> String {
-        let mut script = format!("{HEAD}{PORTS}hostname {NAME}\nexec 3> \"$(port {REPORT})\"\ntell boot\n\n");
+        let ports = match self.way {
+            Way::Serial => SERIAL.to_owned(),
+            Way::Shared { .. } => SHARED
+                .replace("CARRIER", CARRIER)
+                .replace("PIPES", PIPES)
+                .replace("CHANNELS", &CHANNELS.join(" ")),
+        };
+        let mut script = format!(
+            "{HEAD}{MOUNTS}{ports}hostname {}\nexec 3> \"$(port {REPORT})\"\ntell boot\n\n",
+            self.name
+        );
         script += "run() {\n";
         script += &indented(&self.body());
-        script += "}\n(run)\ntell \"end $?\"\npoweroff -f\n";
+        script += "}\n(run)\ntell \"end $?\"\n";
+        if let Way::Shared { .. } = self.way {
+            // It ends when dom0 has taken all.
+            script += "exec 3>&-\nkill $carrier\nwait $carrier\n";
+        }
+        script += "poweroff -f\n";
         script
     }
 
@@ -159,6 +217,12 @@ impl Plan {
                        \x20   sleep 0.05\n\
                        done\n";
         }
+        if let Way::Shared { offset_us } = self.way {
+            let _ = write!(
+                script,
+                "{CARRIER} start {PIPES} --offset-us {offset_us} >&3 2>&3 || fail \"the start did not come\"\n"
+            );
+        }
         if self.lock.is_some() {
             script += "echo 1 > $parameters/events || fail \"the events cannot be let through\"\n";
         }
@@ -189,6 +253,8 @@ mod tests {
 
     fn plan() -> Plan {
         Plan {
+            name: NAME.into(),
+            way: Way::Serial,
             load: ["run", "dup", "--seconds", "2", "it's"].map(String::from).to_vec(),
             interval: Some("250ms".into()),
             trace_kb: Some(4096),
@@ -210,10 +276,12 @@ mod tests {
             for trace_kb in [None, Some(1)] {
                 for lock in [None, Some("pv".into())] {
                     for rival in [None, Some(Rival::Ftrace), Some(Rival::Bpftrace)] {
-                        let lock = lock.clone();
-                        let plan = Plan { interval: interval.clone(), trace_kb, lock, rival, ..plan() };
-                        sound(&plan.init());
-                        sound(&plan.run_load());
+                        for way in [Way::Serial, Way::Shared { offset_us: 5 }] {
+                            let (interval, lock) = (interval.clone(), lock.clone());
+                            let plan = Plan { way, interval, trace_kb, lock, rival, ..plan() };
+                            sound(&plan.init());
+                            sound(&plan.run_load());
+                        }
                     }
                 }
             }
@@ -232,6 +300,21 @@ mod tests {
             at("exit $code"),
         ];
         assert!(order.is_sorted(), "{script}");
+    }
+
+    #[test]
+    fn a_guest_of_xen_starts_with_the_others_and_opens_its_gate_then() {
+        let plan = Plan { way: Way::Shared { offset_us: 77 }, ..plan() };
+        let load = plan.run_load();
+        let at =
+            |script: &str, what: &str| script.find(what).unwrap_or_else(|| panic!("no {what} in {script}"));
+        assert!(
+            at(&load, "ispin-port start /run/ispin --offset-us 77")
+                < at(&load, "echo 1 > $parameters/events")
+        );
+        let init = plan.init();
+        assert!(init.contains("ispin-port guest /run/ispin ispin.report ispin.snapshots <"), "{init}");
+        assert!(at(&init, "tell \"end $?\"") < at(&init, "wait $carrier") && !init.contains("virtio-ports"));
     }
 
     #[test]

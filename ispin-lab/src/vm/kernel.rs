@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::options::VmOptions;
+use super::options::{Hypervisor, VmOptions};
 use super::steps::{Job, Steps};
 
 /// A built kernel.
@@ -59,7 +59,8 @@ fn build(root: &Path, options: &VmOptions, steps: &Steps) -> Result<PathBuf> {
     if let Some(source) = &variant.source {
         option("--source", source.into());
     }
-    for fragment in &variant.fragment {
+    let xen = (options.hypervisor == Hypervisor::Xen).then(|| "xen".to_owned());
+    for fragment in xen.iter().chain(&variant.fragment) {
         option("--fragment", fragment.into());
     }
     for patch in &variant.patch {

@@ -5,9 +5,28 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+/// Where libraries are in Debian's packages.
+const FOLDERS: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+
 /// What `program` is linked with, its loader included; none if it is static or a script.
 pub fn of(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = Command::new("ldd").env("LC_ALL", "C").arg(program).output().context(
+    look(program, None)
+}
+
+/// The same of a program of packages that are unpacked in `root`: their libraries go before the host's.
+pub fn of_unpacked(program: &Path, root: &Path) -> Result<Vec<PathBuf>> {
+    look(program, Some(root))
+}
+
+fn look(program: &Path, root: Option<&Path>) -> Result<Vec<PathBuf>> {
+    let mut command = Command::new("ldd");
+    command.env("LC_ALL", "C").arg(program);
+    if let Some(root) = root {
+        let folders = std::env::join_paths(FOLDERS.map(|folder| root.join(folder)))
+            .with_context(|| format!("{} cannot be searched for libraries", root.display()))?;
+        command.env("LD_LIBRARY_PATH", folders);
+    }
+    let output = command.output().context(
         "running ldd (Debian package libc-bin), which tells the libraries of the guest's programs",
     )?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -13,20 +13,25 @@
 //! | `ports` | the host's ends of the guest's ports |
 //! | [`console`] | what went wrong, read from the kernel's console |
 //! | `report` | what the init script tells the host |
+//! | `guest` | one guest, as the host hears it |
+//! | `merge` | the snapshots of several guests, made one stream |
 //! | `run` | a whole run, from building to the closing table |
 //! | `relay` | one boot, from QEMU's start to its end: snapshots to sinks, faults to errors |
 //! | `trace_file` | the file of `--trace` |
 //! | `result` | the closing table |
+//! | [`xen`] | guests of Xen |
 //! | [`rival`] | other observers, to compare costs |
 
 pub mod accel;
 mod cache;
 mod checkout;
 pub mod console;
+mod guest;
 pub mod image;
 pub mod init;
 mod kernel;
 mod libraries;
+mod merge;
 pub mod options;
 mod packages;
 mod ports;
@@ -40,6 +45,7 @@ pub mod rival;
 mod run;
 mod steps;
 mod trace_file;
+pub mod xen;
 
 pub use options::VmOptions;
 pub use relay::Observed;

@@ -10,12 +10,15 @@ use ispin_agent::cli;
 use ispin_agent::sink::SinkOptions;
 
 use super::rival::Rival;
+use super::xen::options::XenOptions;
 
 /// What the guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Hypervisor {
     /// QEMU alone: nobody publishes slots, so nothing is ever deferred unless --soft-slice-ms is given
     None,
+    /// Xen with a small dom0, and several guests that share pCPUs: real quanta, which Xen publishes
+    Xen,
 }
 
 /// The spinlock of the guest's kernel.
@@ -104,7 +107,7 @@ pub struct VmOptions {
     /// More kernel parameters
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub append: Vec<String>,
-    /// Memory of the guest [default: 512, and what --trace takes]
+    /// Memory of the guest [default: 512, and what --trace takes; under Xen 256 for each]
     #[arg(long, value_name = "MIB")]
     pub memory_mb: Option<u32>,
     /// Give up when nothing has come from the guest for this long, in time of the host
@@ -119,6 +122,9 @@ pub struct VmOptions {
     /// Which kernel to build.
     #[command(flatten)]
     pub variant: Variant,
+    /// What only a run under Xen has.
+    #[command(flatten)]
+    pub xen: XenOptions,
     /// Where the snapshots go.
     #[command(flatten)]
     pub sinks: SinkOptions,
@@ -157,6 +163,9 @@ pub struct Variant {
 /// Memory of a guest without a trace, MiB.
 const MEMORY_MB: u32 = 512;
 
+/// Memory of each guest under Xen, MiB.
+const XEN_MEMORY_MB: u32 = 256;
+
 /// The kernel's own limit (base.config).
 const MAX_VCPUS: u32 = 64;
 
@@ -192,6 +201,29 @@ impl VmOptions {
         if self.no_agent && !self.sinks.is_empty() {
             bail!("--no-agent leaves nothing to write; leave out --csv, --json, --lines and --listen");
         }
+        match self.hypervisor {
+            Hypervisor::None => self.xen.refuse_without_xen(),
+            Hypervisor::Xen => self.validate_xen(),
+        }
+    }
+
+    fn validate_xen(&self) -> Result<()> {
+        self.xen.validate(self.vcpus)?;
+        if self.trace.is_some() {
+            bail!("--trace: not under Xen; --xentrace records what Xen's scheduler did");
+        }
+        if self.soft_slice_ms.is_some() {
+            bail!(
+                "--soft-slice-ms makes quanta up where nobody publishes any; under Xen they are real, leave it out"
+            );
+        }
+        if self.xen.repeats() > 1 && !self.sinks.is_empty() {
+            bail!(
+                "--repeats {}: the snapshots are those of one run; leave out --csv, --json, --lines and --listen, and \
+                 name a file for the results with --results",
+                self.xen.repeats()
+            );
+        }
         Ok(())
     }
 
@@ -202,6 +234,9 @@ impl VmOptions {
 
     /// Memory of the guest, MiB. A trace is held twice: in the kernel's buffers, and as the archive made of them.
     pub fn memory_mb(&self) -> u32 {
+        if self.hypervisor == Hypervisor::Xen {
+            return self.memory_mb.unwrap_or(XEN_MEMORY_MB);
+        }
         let trace = if self.trace.is_some() { 2 * self.trace_mb } else { 0 };
         self.memory_mb.unwrap_or(MEMORY_MB + trace)
     }
@@ -242,6 +277,8 @@ mod tests {
         let stock = parse(&["--lock", "stock", "--no-agent", "--vcpus", "2"]).unwrap();
         assert_eq!((stock.threads(), stock.series()), (2, "none"));
         assert_eq!(parse(&["--trace", "x.tar", "--trace-mb", "100"]).unwrap().memory_mb(), 712);
+        let xen = parse(&["--hypervisor", "xen", "--type", "pvh", "--policy", "firm"]).unwrap();
+        assert_eq!((xen.memory_mb(), xen.xen.guests(), xen.vcpus), (256, 2, 4));
         assert_eq!(parse(&["--", "--operations", "5"]).unwrap().load_options, ["--operations", "5"]);
     }
 
@@ -254,5 +291,11 @@ mod tests {
         assert!(refused(&["--no-agent", "--csv", "x"]).contains("--no-agent"));
         assert!(refused(&["--deterministic", "--accel", "kvm"]).contains("--accel"));
         assert!(refused(&["--kernel", "x", "--series", "1"]).contains("--kernel"));
+        assert!(refused(&["--guests", "3"]).contains("--hypervisor xen"));
+        let xen = |more: &[&str]| refused(&[&["--hypervisor", "xen"], more].concat());
+        assert!(xen(&["--soft-slice-ms", "2"]).contains("real"));
+        assert!(xen(&["--trace", "x.tar"]).contains("--xentrace"));
+        assert!(xen(&["--repeats", "3", "--csv", "x"]).contains("--results"));
+        assert!(xen(&["--vcpus", "29"]).contains("--vcpus 29"));
     }
 }

@@ -14,21 +14,22 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 /// A file in memory, or one without a name, that a child process is to find.
 pub struct Shared {
-    name: &'static str,
+    name: String,
     file: File,
 }
 
 impl Shared {
     /// An empty one in memory.
-    pub fn new(name: &'static str) -> Result<Self> {
-        let file = memfd_create(name, MemfdFlags::CLOEXEC)
+    pub fn new(name: impl Into<String>) -> Result<Self> {
+        let name = name.into();
+        let file = memfd_create(name.as_str(), MemfdFlags::CLOEXEC)
             .with_context(|| format!("making a file in memory for {name}"))?;
         Ok(Self { name, file: file.into() })
     }
 
     /// Of an open file.
-    pub fn of(name: &'static str, file: File) -> Self {
-        Self { name, file }
+    pub fn of(name: impl Into<String>, file: File) -> Self {
+        Self { name: name.into(), file }
     }
 
     /// The file.
@@ -64,7 +65,7 @@ const FREE_EVERY: u64 = 1 << 20;
 
 impl Lines {
     /// An empty port.
-    pub fn new(name: &'static str) -> Result<Self> {
+    pub fn new(name: impl Into<String>) -> Result<Self> {
         Ok(Self { shared: Shared::new(name)?, read: 0, rest: vec![], freed: 0 })
     }
 

@@ -1,4 +1,4 @@
-//! The guest's own programs, linked statically: the agent and the loads.
+//! The guest's own programs, linked statically: the agent, the loads, and the way to the host under Xen.
 
 use std::env;
 use std::ffi::OsString;
@@ -18,6 +18,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// `ispin-load`.
     pub load: PathBuf,
+    /// `ispin-port`.
+    pub port: PathBuf,
 }
 
 impl Programs {
@@ -38,6 +40,7 @@ impl Programs {
             "--package=ispin-lab",
             "--bin=ispin-agent",
             "--bin=ispin-load",
+            "--bin=ispin-port",
         ];
         let mut environment: Vec<(&str, OsString)> = vec![
             ("CARGO_TARGET_DIR", target.clone().into()),
@@ -64,6 +67,6 @@ impl Programs {
             ensure!(path.is_file(), "cargo built no {}", path.display());
             Ok(path)
         };
-        Ok(Self { agent: built("ispin-agent")?, load: built("ispin-load")? })
+        Ok(Self { agent: built("ispin-agent")?, load: built("ispin-load")?, port: built("ispin-port")? })
     }
 }

@@ -5,30 +5,35 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use ispin_agent::command::{Child, GRACE, Output, describe};
 use ispin_agent::model::Snapshot;
 use ispin_agent::sink::{Outputs, Sink};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::console;
-use super::ports::Lines;
+use super::guest::{Guest, Stage};
+use super::merge::{Merge, World};
+use super::ports::Shared;
 use super::qemu::{self, Machine};
-use super::report::{LoadResult, Message};
+use super::report::LoadResult;
 use super::steps::{Steps, last_lines};
 use super::trace_file::TraceFile;
+use super::xen::dom0::Dom0;
+use super::{console, init};
 
 /// How often the ports are looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a fault that was seen on the console has for telling the rest.
 const SETTLE: Duration = Duration::from_secs(3);
-/// What is remembered of what agent and load said: the end.
-const SAID_LINES: usize = 200;
 
 /// What one boot is to do.
 pub struct Boot {
     /// The machine, but for its console and ports.
     pub machine: Machine,
+    /// Names of the guests.
+    pub guests: Vec<String>,
+    /// What the guests share, if they are guests of Xen.
+    pub world: Option<World>,
     /// Silence that ends the run, in time of the host.
     pub timeout: Duration,
     /// More of it while the load runs, for runs in which nothing comes meanwhile.
@@ -48,28 +53,30 @@ pub struct Observed {
     pub last: Option<Snapshot>,
     /// Who published slots; `None` = the kernel has no informed locks.
     pub source: Option<String>,
-    /// What the load reported.
-    pub result: Option<LoadResult>,
+    /// What the load reported, by guest.
+    pub results: Vec<(String, LoadResult)>,
+}
+
+impl Observed {
+    /// What the load of the first guest reported.
+    pub fn result(&self) -> Option<&LoadResult> {
+        self.results.first().map(|(_, result)| result)
+    }
 }
 
 /// The state of a boot.
 struct Relay<'a> {
     boot: &'a Boot,
     steps: &'a Steps<'a>,
-    console_port: Lines,
-    report_port: Lines,
-    snapshot_port: Lines,
-    console: Vec<String>,
+    trace: Option<&'a TraceFile>,
+    guests: Vec<Guest>,
+    dom0: Option<Dom0>,
+    merge: Merge,
     console_file: Option<(PathBuf, File)>,
     /// Sinks that wait for the first snapshot: until then what is there stays as it is.
     waiting: Vec<Box<dyn Sink>>,
     outputs: Option<Outputs>,
-    observed: Observed,
-    said: Vec<String>,
-    error: Option<String>,
-    load_exit: Option<i32>,
-    end: Option<i32>,
-    loading: bool,
+    last: Option<Snapshot>,
     faulty_since: Option<Instant>,
     heard: (u64, Instant),
 }
@@ -81,10 +88,10 @@ pub fn run(
     trace: Option<&TraceFile>,
     steps: &Steps,
 ) -> Result<Option<Observed>> {
-    let mut relay = Relay::new(boot, sinks, steps)?;
-    steps.progress.step("booting the guest");
-    let mut qemu = relay.start(trace)?;
-    let end = relay.until_off(&mut qemu, trace);
+    let mut relay = Relay::new(boot, sinks, trace, steps)?;
+    steps.progress.step(if boot.world.is_some() { "booting Xen" } else { "booting the guest" });
+    let mut qemu = relay.start()?;
+    let end = relay.until_off(&mut qemu);
     let (failed, _) = relay.outputs.take().map(Outputs::finish).unwrap_or_default();
     let verdict = match &end {
         Ok(End::Off) => relay.verdict(&mut qemu),
@@ -104,7 +111,7 @@ pub fn run(
     if let Some(trace) = trace {
         trace.complete()?;
     }
-    Ok(Some(relay.observed))
+    Ok(Some(relay.observed()))
 }
 
 /// How relaying ended.
@@ -116,42 +123,67 @@ enum End {
 }
 
 impl<'a> Relay<'a> {
-    fn new(boot: &'a Boot, sinks: Vec<Box<dyn Sink>>, steps: &'a Steps<'a>) -> Result<Self> {
+    fn new(
+        boot: &'a Boot,
+        sinks: Vec<Box<dyn Sink>>,
+        trace: Option<&'a TraceFile>,
+        steps: &'a Steps<'a>,
+    ) -> Result<Self> {
         let open = |path: &PathBuf| -> Result<(PathBuf, File)> {
             let file = File::create(path).with_context(|| format!("--keep-console {}", path.display()))?;
             Ok((path.clone(), file))
         };
+        let hosted = boot.world.is_some();
+        let guest = |name: &String| Guest::new(name, boot.agent, hosted);
         Ok(Self {
             boot,
             steps,
-            console_port: Lines::new("the console")?,
-            report_port: Lines::new("the guest's report")?,
-            snapshot_port: Lines::new("the guest's snapshots")?,
-            console: vec![],
+            trace,
+            guests: boot.guests.iter().map(guest).collect::<Result<_>>()?,
+            dom0: hosted.then(Dom0::new).transpose()?,
+            merge: Merge::new(&boot.guests, boot.world.clone()),
             console_file: boot.keep_console.as_ref().map(open).transpose()?,
             waiting: sinks,
             outputs: None,
-            observed: Observed::default(),
-            said: vec![],
-            error: None,
-            load_exit: None,
-            end: None,
-            loading: false,
+            last: None,
             faulty_since: None,
             heard: (0, Instant::now()),
         })
     }
 
-    fn start(&self, trace: Option<&TraceFile>) -> Result<Child> {
+    /// Ports of the machine, by their name, and the file of its own console.
+    fn files(&self) -> (Vec<(String, &Shared)>, Vec<&Shared>) {
+        let mut ports: Vec<(String, &Shared)> = vec![];
+        let mut consoles = vec![];
+        match &self.dom0 {
+            None => {
+                for guest in &self.guests {
+                    consoles.push(guest.console_file());
+                    ports.extend(guest.ports().into_iter().map(|(name, file)| (name.to_owned(), file)));
+                }
+                ports.extend(self.trace.map(|trace| (init::TRACE.to_owned(), trace.shared())));
+            }
+            Some(dom0) => {
+                consoles.push(dom0.console_file());
+                ports.extend(dom0.ports().into_iter().map(|(name, file)| (name.to_owned(), file)));
+                for guest in &self.guests {
+                    let port = |name: &str| format!("{}.{name}", guest.name());
+                    ports.push((port("console"), guest.console_file()));
+                    ports.extend(guest.ports().into_iter().map(|(name, file)| (port(name), file)));
+                }
+                ports.extend(self.trace.map(|trace| (super::xen::XENTRACE.to_owned(), trace.shared())));
+            }
+        }
+        (ports, consoles)
+    }
+
+    fn start(&self) -> Result<Child> {
         let mut machine = self.boot.machine.clone();
-        machine.console = self.console_port.shared().path();
-        let report = Some(self.report_port.shared());
-        let snapshots = self.boot.agent.then_some(self.snapshot_port.shared());
-        let files = [report, snapshots, trace.map(TraceFile::shared)];
-        let names = qemu::port_names(self.boot.agent, trace.is_some());
-        machine.ports = names.into_iter().zip(files.iter().flatten().map(|file| file.path())).collect();
+        let (ports, consoles) = self.files();
+        machine.console = consoles.first().map(|file| file.path()).unwrap_or_default();
+        machine.ports = ports.iter().map(|(name, file)| (name.clone(), file.path())).collect();
         let lend = |lent: bool| -> Result<()> {
-            files.iter().flatten().chain([&self.console_port.shared()]).try_for_each(|file| file.lend(lent))
+            ports.iter().map(|(_, file)| file).chain(&consoles).try_for_each(|file| file.lend(lent))
         };
         lend(true)?;
         let arguments = machine.arguments();
@@ -163,7 +195,7 @@ impl<'a> Relay<'a> {
     }
 
     /// Relays until QEMU has ended by itself. An error leaves it running.
-    fn until_off(&mut self, qemu: &mut Child, trace: Option<&TraceFile>) -> Result<End> {
+    fn until_off(&mut self, qemu: &mut Child) -> Result<End> {
         self.heard.1 = Instant::now();
         loop {
             let wait = Timespec { tv_sec: 0, tv_nsec: LOOK.subsec_nanos().into() };
@@ -184,151 +216,163 @@ impl<'a> Relay<'a> {
             if self.outputs.as_ref().is_some_and(|outputs| outputs.pointless(false)) {
                 return Ok(End::NoReader);
             }
-            self.listen_for_silence(trace)?;
+            self.listen_for_silence()?;
         }
     }
 
     /// Takes in what has come.
     fn take(&mut self) -> Result<()> {
-        for line in self.console_port.take()? {
-            if let Some((path, file)) = &mut self.console_file {
-                writeln!(file, "{line}").with_context(|| format!("--keep-console {}", path.display()))?;
+        if let Some(dom0) = &mut self.dom0 {
+            let news = dom0.take()?;
+            if let Some(step) = news.step {
+                self.steps.progress.step(step);
             }
-            if console::judge(&line).is_some() {
+            if news.fault {
                 self.faulty_since.get_or_insert_with(Instant::now);
             }
-            self.console.push(line);
+            self.keep("", &news.console)?;
         }
-        for line in self.report_port.take()? {
-            self.message(Message::parse(&line)?);
+        for number in 0..self.guests.len() {
+            let news = self.guests[number].take()?;
+            let prefix = match self.boot.world {
+                None => String::new(),
+                Some(_) => format!("{}| ", self.guests[number].name()),
+            };
+            self.keep(&prefix, &news.console)?;
+            if news.console.iter().any(|line| console::judge(line).is_some()) {
+                self.faulty_since.get_or_insert_with(Instant::now);
+            }
+            if news.moved {
+                self.tell_stage();
+            }
+            for snapshot in news.snapshots {
+                self.merge.push(number, snapshot);
+            }
         }
-        for line in self.snapshot_port.take()? {
-            let now: Snapshot = serde_json::from_str(&line)
-                .with_context(|| format!("the guest sent what is no snapshot: `{}`", beginning(&line)))?;
+        while let Some(now) = self.merge.next()? {
             let waiting = std::mem::take(&mut self.waiting);
             let outputs = self.outputs.get_or_insert_with(|| Outputs::begin(waiting));
-            outputs.write(self.observed.last.as_ref(), &now);
-            if self.loading {
+            outputs.write(self.last.as_ref(), &now);
+            if self.loading() {
                 let elapsed = now.elapsed_ns as f64 / 1e9;
                 self.steps.progress.detail(&format!("{elapsed:.1} of about {:.1} s", self.boot.seconds));
             }
-            self.observed.last = Some(now);
+            self.last = Some(now);
         }
         Ok(())
     }
 
-    fn message(&mut self, message: Message) {
-        match message {
-            Message::Boot => self.steps.progress.step("the guest has booted"),
-            Message::Source(source) => self.observed.source = Some(source),
-            Message::Load => {
-                self.loading = true;
-                self.steps.progress.step("the load runs");
-            }
-            Message::Result(result) => self.observed.result = Some(result),
-            Message::Exit(code) => {
-                self.loading = false;
-                self.load_exit = Some(code);
-            }
-            Message::Trace => self.steps.progress.step("reading out the trace"),
-            Message::Error(error) => {
-                self.error.get_or_insert(error);
-            }
-            Message::End(code) => self.end = Some(code),
-            Message::Said(line) => {
-                log::info!("guest: {line}");
-                if self.said.len() == SAID_LINES {
-                    self.said.remove(0);
-                }
-                self.said.push(line);
+    fn keep(&mut self, prefix: &str, console: &[String]) -> Result<()> {
+        if let Some((path, file)) = &mut self.console_file {
+            for line in console {
+                writeln!(file, "{prefix}{line}")
+                    .with_context(|| format!("--keep-console {}", path.display()))?;
             }
         }
+        Ok(())
+    }
+
+    /// The stage of the guest that is least far.
+    fn stage(&self) -> Stage {
+        self.guests.iter().map(Guest::stage).min().unwrap_or(Stage::Silent)
+    }
+
+    fn loading(&self) -> bool {
+        self.guests.iter().any(|guest| guest.stage() == Stage::Loading)
+    }
+
+    fn tell_stage(&self) {
+        let (one, several) = match self.stage() {
+            Stage::Silent => return,
+            Stage::Booted => ("the guest has booted", "the guests have booted"),
+            Stage::Loading => ("the load runs", "the loads run"),
+            Stage::Tracing => ("reading out the trace", "reading out the traces"),
+            Stage::Loaded | Stage::Ended => return,
+        };
+        self.steps.progress.step(if self.guests.len() == 1 { one } else { several });
     }
 
     /// Fails once nothing has come for too long.
-    fn listen_for_silence(&mut self, trace: Option<&TraceFile>) -> Result<()> {
-        let bytes = self.console_port.read() + self.report_port.read() + self.snapshot_port.read();
-        let bytes = bytes + trace.map_or(Ok(0), TraceFile::len)?;
+    fn listen_for_silence(&mut self) -> Result<()> {
+        let bytes: u64 = self.guests.iter().map(Guest::heard).sum();
+        let bytes = bytes + self.dom0.as_ref().map_or(0, Dom0::heard);
+        let bytes = bytes + self.trace.map_or(Ok(0), TraceFile::len)?;
         if bytes != self.heard.0 {
             self.heard = (bytes, Instant::now());
         }
-        let patience = if self.loading { self.boot.patience } else { Duration::ZERO };
+        let patience = if self.loading() { self.boot.patience } else { Duration::ZERO };
         let limit = self.boot.timeout + patience;
         if self.heard.1.elapsed() < limit {
             return Ok(());
         }
-        let stage = match (self.report_port.read(), self.loading) {
-            (0, _) => "the guest did not boot",
-            (_, true) => "the guest fell silent while the load ran: it may hang",
-            (_, false) => "the guest fell silent",
+        let seconds = limit.as_secs_f64();
+        if let Some(dom0) = &self.dom0 {
+            bail!(
+                "{}; nothing came from the machine for {seconds:.0} s (--timeout).{}",
+                dom0.stage(),
+                self.consoles()
+            );
+        }
+        let stage = match self.stage() {
+            Stage::Silent => "the guest did not boot",
+            Stage::Loading => "the guest fell silent while the load ran: it may hang",
+            _ => "the guest fell silent",
         };
-        bail!(
-            "{stage}; nothing came from it for {:.0} s (--timeout). The end of its console:\n{}{}",
-            limit.as_secs_f64(),
-            console::end(&self.console),
-            self.said_by_guest()
-        )
+        bail!("{stage}; nothing came from it for {seconds:.0} s (--timeout).{}", self.consoles())
+    }
+
+    /// The ends of all consoles and what was said, for the end of a message.
+    fn consoles(&self) -> String {
+        let mut text = String::new();
+        for guest in &self.guests {
+            let whose = match self.dom0 {
+                None => "its console".to_owned(),
+                Some(_) => format!("the console of {}", guest.name()),
+            };
+            text += &format!("\nThe end of {whose}:\n{}{}", guest.console_end(), guest.said());
+        }
+        if let Some(dom0) = &self.dom0 {
+            text += &format!("\nThe end of Xen's console:\n{}{}", dom0.console_end(), dom0.said());
+        }
+        text
     }
 
     /// Whether the run may count.
     fn verdict(&self, qemu: &mut Child) -> Result<()> {
-        if let Some(fault) = console::diagnose(&self.console) {
-            let more = match &self.boot.keep_console {
-                Some(path) => format!("the whole console: {}", path.display()),
-                None => "--keep-console FILE keeps the whole console".to_owned(),
-            };
-            bail!(
-                "the guest's kernel reported a fault: {}\n{}\n{more}",
-                fault.cause,
-                console::excerpt(&self.console, &fault)
-            );
+        let keep_console = self.boot.keep_console.as_deref();
+        if let Some(dom0) = &self.dom0 {
+            dom0.faultless()?;
         }
-        if let Some(error) = &self.error {
-            bail!("in the guest: {error}{}", self.said_by_guest());
+        for guest in &self.guests {
+            guest.faultless(keep_console)?;
         }
-        let Some(end) = self.end else {
+        if let Some(dom0) = &self.dom0 {
+            dom0.verdict(&self.guests)?;
+        }
+        if self.guests.iter().any(|guest| !guest.ended()) || self.dom0.as_ref().is_some_and(|it| !it.ended())
+        {
             let status = qemu.try_wait()?.map_or_else(|| "still runs".to_owned(), describe);
             let said = qemu.said()?;
-            let stage =
-                if self.report_port.read() == 0 { "before the guest had booted" } else { "too early" };
+            let stage = match (&self.dom0, self.stage()) {
+                (Some(dom0), _) => dom0.stage(),
+                (None, Stage::Silent) => "before the guest had booted",
+                (None, _) => "too early",
+            };
             bail!(
-                "QEMU {status}, {stage}. It said:\n{}\nThe end of the guest's console:\n{}{}",
+                "QEMU {status}, {stage}. It said:\n{}{}",
                 if said.trim().is_empty() { "    (nothing)".to_owned() } else { last_lines(&said, 20) },
-                console::end(&self.console),
-                self.said_by_guest()
+                self.consoles()
             );
-        };
-        match self.load_exit {
-            Some(0) => {}
-            Some(3) => bail!("the load found the lock broken{}", self.said_by_guest()),
-            Some(code) => bail!("the load ended with exit code {code}{}", self.said_by_guest()),
-            None => bail!("the load did not run{}", self.said_by_guest()),
         }
-        if end != 0 {
-            bail!("the agent in the guest ended with exit code {end}{}", self.said_by_guest());
-        }
-        if self.observed.result.is_none() {
-            bail!("the load gave no result{}", self.said_by_guest());
-        }
-        if self.boot.agent {
-            let last = self.observed.last.as_ref();
-            let last = last.ok_or_else(|| anyhow!("no snapshot came{}", self.said_by_guest()))?;
-            if !last.finished || !self.snapshot_port.rest().is_empty() {
-                bail!("the snapshots broke off{}", self.said_by_guest());
-            }
-        }
-        Ok(())
+        self.guests.iter().try_for_each(Guest::verdict)
     }
 
-    /// What agent and load said, for the end of a message.
-    fn said_by_guest(&self) -> String {
-        if self.said.is_empty() {
-            return String::new();
+    fn observed(self) -> Observed {
+        let result = |guest: &Guest| Some((guest.name().to_owned(), guest.result()?.clone()));
+        Observed {
+            last: self.last,
+            source: self.guests.iter().find_map(|guest| guest.source().map(str::to_owned)),
+            results: self.guests.iter().filter_map(result).collect(),
         }
-        format!("\nAgent and load said:\n{}", last_lines(&self.said.join("\n"), 30))
     }
-}
-
-fn beginning(line: &str) -> String {
-    line.chars().take(80).collect()
 }

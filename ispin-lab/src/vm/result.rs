@@ -4,19 +4,36 @@ use ispin_agent::model::Snapshot;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-use super::options::Lock;
+use super::options::{Hypervisor, VmOptions};
 use super::relay::Observed;
 use super::report::LoadResult;
 
 /// Of a run that went well.
-pub fn table(lock: Lock, vcpus: u32, observed: &Observed) -> String {
+pub fn table(options: &VmOptions, observed: &Observed) -> String {
     let mut builder = Builder::default();
     let mut row = |name: &str, value: String| builder.push_record([name.to_owned(), value]);
-    if let Some(result) = &observed.result {
+    if let Some(result) = observed.result() {
         row("load", format!("{}, {} threads", result.workload, result.threads));
-        row("result", achieved(result));
     }
-    row("lock", format!("{lock}, {vcpus} vCPUs"));
+    for (name, result) in &observed.results {
+        let of = if observed.results.len() > 1 { format!(" of {name}") } else { String::new() };
+        row(&format!("result{of}"), achieved(result));
+    }
+    row("lock", format!("{}, {} vCPUs", options.lock, options.vcpus));
+    if options.hypervisor == Hypervisor::Xen {
+        let xen = &options.xen;
+        row(
+            "Xen",
+            format!(
+                "{} {} guests on {} pCPU, {}, quanta: {}",
+                xen.guests(),
+                xen.guest_type(),
+                xen.pcpus(),
+                xen.scheduler(),
+                xen.policy()
+            ),
+        );
+    }
     match &observed.last {
         Some(last) => {
             for (name, value) in counted(last) {
@@ -86,6 +103,16 @@ mod tests {
 
     use super::*;
 
+    fn options(arguments: &[&str]) -> VmOptions {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            options: VmOptions,
+        }
+        let line = <Line as clap::Parser>::try_parse_from(["vm"].iter().chain(arguments));
+        line.expect("options").options
+    }
+
     fn result(value: Option<f64>, unit: &str) -> LoadResult {
         LoadResult {
             workload: "kernbench".into(),
@@ -119,16 +146,24 @@ mod tests {
             losses: Losses { unpaired: 4, ..Losses::default() },
             ..Snapshot::default()
         };
-        let observed = Observed { last: Some(last), source: None, result: Some(result(None, "")) };
-        let text = table(Lock::Hvm, 2, &observed);
+        let results = vec![("vm0".to_owned(), result(None, ""))];
+        let observed = Observed { last: Some(last), source: None, results };
+        let text = table(&options(&["--lock", "hvm", "--vcpus", "2"]), &observed);
         for (name, value) in
             [("takes", "140"), ("acquires", "142"), ("deferrals", "6"), ("LWP", "4"), ("lost", "unpaired 4")]
         {
             let line = text.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_default();
             assert!(line.ends_with(value), "{name} {value}: {text}");
         }
-        let without = table(Lock::Stock, 2, &Observed { last: None, ..observed });
+        let mut observed = Observed { last: None, ..observed };
+        let without = table(&options(&["--lock", "stock"]), &observed);
         assert!(without.contains("there was no agent"), "{without}");
+        observed.results = ["g1", "g2"].map(|name| (name.to_owned(), result(None, ""))).to_vec();
+        let xen = table(&options(&["--hypervisor", "xen", "--policy", "firm"]), &observed);
+        assert!(
+            xen.contains("result of g2") && xen.contains("2 pv guests on 1 pCPU, credit, quanta: firm"),
+            "{xen}"
+        );
     }
 
     #[test]

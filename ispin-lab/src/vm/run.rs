@@ -1,15 +1,16 @@
 //! `ispin-lab vm`: builds what a guest needs, boots it, runs a load in it.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ispin_agent::signals::Signals;
 
 use super::image::Image;
-use super::init::{self, Plan};
+use super::init::{self, Plan, Way};
 use super::kernel::Kernel;
-use super::options::{Lock, VmOptions};
+use super::options::{Hypervisor, Lock, VmOptions};
 use super::packages::{self, BUSYBOX, Needed, QEMU};
 use super::ports::Shared;
 use super::programs::Programs;
@@ -19,7 +20,7 @@ use super::relay::{self, Boot, Observed};
 use super::rival::{self, BPFTRACE, BPFTRACE_HEADERS, Rival};
 use super::steps::Steps;
 use super::trace_file::TraceFile;
-use super::{accel, checkout, libraries, result};
+use super::{accel, checkout, libraries, result, xen};
 use crate::load::{self, HostFile, MODULE_FOLDER, Workload};
 
 /// Cycles of the guest's TSC per millisecond while instructions are counted: QEMU's runs at 1 GHz then.
@@ -30,6 +31,9 @@ const SLOWNESS: f64 = 30.0;
 
 /// Does a whole run and tells what came of it.
 pub fn run(options: &VmOptions) -> Result<()> {
+    if options.hypervisor == Hypervisor::Xen {
+        return xen::run::run(options);
+    }
     match observe(options)? {
         Some(observed) => tell(options, &observed),
         None => Ok(()),
@@ -39,6 +43,9 @@ pub fn run(options: &VmOptions) -> Result<()> {
 /// Does a whole run. `None` = who read the output has gone, so it was ended early.
 pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
     options.validate()?;
+    if options.hypervisor == Hypervisor::Xen {
+        return xen::run::observe(options);
+    }
     let workload = find_workload(&options.workload)?;
     let root = checkout::root()?;
     let signals = Signals::catch()?;
@@ -46,27 +53,28 @@ pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
     let steps = Steps { signals: &signals, progress: &progress };
     // Before anything is built: an output that cannot be opened is told at once.
     let sinks = options.sinks.open()?;
-    let trace = options.trace.as_deref().map(TraceFile::new).transpose()?;
+    let trace = options.trace.as_deref().map(|path| TraceFile::new("--trace", path)).transpose()?;
 
-    packages::ensure(&steps, &needed(workload, options.rival))?;
-    let kernel = Kernel::obtain(&root, options, &steps)?;
-    let programs = Programs::build(&root, &steps)?;
+    let built = Built::obtain(&root, options, workload, &steps)?;
     let initramfs = Shared::new("the initramfs")?;
-    assemble(options, workload, &kernel, &programs)?.write(initramfs.file())?;
-    let (mode, why) = accel::choose(options.accel, options.deterministic, &kernel, &steps)?;
-    progress.say(&format!("the guest runs under {why}"));
+    let mut image = built.common(options, workload)?;
+    add_scripts(&mut image, &plan(options, workload, init::NAME, Way::Serial, options.seed))?;
+    image.write(initramfs.file())?;
 
     let boot = Boot {
         machine: Machine {
-            mode,
+            mode: built.mode,
             vcpus: options.vcpus,
             memory_mb: options.memory_mb(),
-            kernel: kernel.image.clone(),
+            kernel: built.kernel.image.clone(),
+            dom0: None,
             initramfs: initramfs.path(),
-            parameters: parameters(options, mode),
-            console: Default::default(),
+            parameters: parameters(options, built.mode),
+            console: PathBuf::new(),
             ports: vec![],
         },
+        guests: vec![init::NAME.to_owned()],
+        world: None,
         timeout: options.timeout,
         patience: patience(options),
         agent: !options.no_agent,
@@ -79,13 +87,85 @@ pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
     Ok(observed)
 }
 
-fn find_workload(name: &str) -> Result<&'static Workload> {
+/// The load of this name.
+pub fn find_workload(name: &str) -> Result<&'static Workload> {
     match load::by_name(name) {
         Some(workload) => Ok(workload),
         None => {
             let names: Vec<&str> = load::WORKLOADS.iter().map(|workload| workload.name).collect();
             bail!("no load `{name}`; there are {}", names.join(", "))
         }
+    }
+}
+
+/// What every guest of a run is made of.
+pub struct Built {
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// Its programs.
+    pub programs: Programs,
+    /// How QEMU runs instructions.
+    pub mode: Mode,
+}
+
+impl Built {
+    /// Installs and builds it.
+    pub fn obtain(root: &Path, options: &VmOptions, workload: &Workload, steps: &Steps) -> Result<Self> {
+        packages::ensure(steps, &needed(workload, options.rival))?;
+        let kernel = Kernel::obtain(root, options, steps)?;
+        let programs = Programs::build(root, steps)?;
+        let (mode, why) = accel::choose(options.accel, options.deterministic, &kernel, steps)?;
+        steps.progress.say(&format!("the guest runs under {why}"));
+        Ok(Self { kernel, programs, mode })
+    }
+
+    /// A guest's initramfs, without its scripts.
+    pub fn common(&self, options: &VmOptions, workload: &Workload) -> Result<Image> {
+        let (kernel, programs) = (&self.kernel, &self.programs);
+        let mut image = Image::default();
+        for folder in ["/dev", "/proc", "/sys", "/tmp", "/run"] {
+            image.folder(folder)?;
+        }
+        image.copy(BUSYBOX.path.as_ref(), "/bin/busybox", 0o755)?;
+        for tool in TOOLS {
+            image.link(&format!("/bin/{tool}"), "busybox")?;
+        }
+        image.copy(&programs.load, init::LOAD, 0o755)?;
+        if !options.no_agent {
+            image.copy(&programs.agent, init::AGENT, 0o755)?;
+        }
+        if options.hypervisor == Hypervisor::Xen {
+            image.copy(&programs.port, init::CARRIER, 0o755)?;
+        }
+        image.folder(MODULE_FOLDER)?;
+        for module in &kernel.modules {
+            let name =
+                module.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
+            image.copy(module, &format!("{MODULE_FOLDER}/{name}"), 0o644)?;
+        }
+        if options.rival == Some(Rival::Bpftrace) {
+            image.file(rival::PROGRAM, rival::BPFTRACE_PROGRAM.into(), 0o644)?;
+            add_program(&mut image, BPFTRACE.path)?;
+            for folder in BPFTRACE_HEADERS {
+                image.copy_folder(folder.as_ref(), folder)?;
+            }
+        }
+        for file in workload.needs {
+            match file {
+                HostFile::Program { path, .. } => add_program(&mut image, path)?,
+                HostFile::Module { file, from } => {
+                    let there = kernel.modules.iter().any(|module| module.ends_with(file));
+                    if !there {
+                        bail!(
+                            "the load {} needs {file} ({from}), which is not in {}",
+                            workload.name,
+                            kernel.folder.display()
+                        );
+                    }
+                }
+            }
+        }
+        Ok(image)
     }
 }
 
@@ -99,51 +179,10 @@ fn needed(workload: &Workload, rival: Option<Rival>) -> Vec<Needed> {
     [QEMU, BUSYBOX].into_iter().chain(rival).chain(programs).collect()
 }
 
-/// Puts the initramfs together.
-fn assemble(options: &VmOptions, workload: &Workload, kernel: &Kernel, programs: &Programs) -> Result<Image> {
-    let mut image = Image::default();
-    for folder in ["/dev", "/proc", "/sys", "/tmp", "/run"] {
-        image.folder(folder)?;
-    }
-    image.copy(BUSYBOX.path.as_ref(), "/bin/busybox", 0o755)?;
-    for tool in TOOLS {
-        image.link(&format!("/bin/{tool}"), "busybox")?;
-    }
-    let plan = plan(options, workload);
+/// Adds the scripts that are made for one guest.
+pub fn add_scripts(image: &mut Image, plan: &Plan) -> Result<()> {
     image.file("/init", plan.init().into_bytes(), 0o755)?;
-    image.file(init::RUN_LOAD, plan.run_load().into_bytes(), 0o755)?;
-    image.copy(&programs.load, init::LOAD, 0o755)?;
-    if !options.no_agent {
-        image.copy(&programs.agent, init::AGENT, 0o755)?;
-    }
-    image.folder(MODULE_FOLDER)?;
-    for module in &kernel.modules {
-        let name = module.file_name().and_then(|name| name.to_str()).context("a module without a name")?;
-        image.copy(module, &format!("{MODULE_FOLDER}/{name}"), 0o644)?;
-    }
-    if options.rival == Some(Rival::Bpftrace) {
-        image.file(rival::PROGRAM, rival::BPFTRACE_PROGRAM.into(), 0o644)?;
-        add_program(&mut image, BPFTRACE.path)?;
-        for folder in BPFTRACE_HEADERS {
-            image.copy_folder(folder.as_ref(), folder)?;
-        }
-    }
-    for file in workload.needs {
-        match file {
-            HostFile::Program { path, .. } => add_program(&mut image, path)?,
-            HostFile::Module { file, from } => {
-                let there = kernel.modules.iter().any(|module| module.ends_with(file));
-                if !there {
-                    bail!(
-                        "the load {} needs {file} ({from}), which is not in {}",
-                        workload.name,
-                        kernel.folder.display()
-                    );
-                }
-            }
-        }
-    }
-    Ok(image)
+    image.file(init::RUN_LOAD, plan.run_load().into_bytes(), 0o755)
 }
 
 /// Copies a program of the host and what it is linked with.
@@ -157,18 +196,21 @@ fn add_program(image: &mut Image, path: &str) -> Result<()> {
 }
 
 /// Tools of busybox that the scripts use, and a person who looks around in a guest.
-const TOOLS: [&str; 22] = [
-    "cat", "cp", "dd", "dmesg", "echo", "free", "grep", "head", "hostname", "insmod", "ls", "mkdir", "mount",
-    "poweroff", "ps", "rm", "rmmod", "sh", "sleep", "sync", "tail", "uname",
+const TOOLS: [&str; 23] = [
+    "cat", "cp", "dd", "dmesg", "echo", "free", "grep", "head", "hostname", "insmod", "kill", "ls", "mkdir",
+    "mount", "poweroff", "ps", "rm", "rmmod", "sh", "sleep", "sync", "tail", "uname",
 ];
 
-fn plan(options: &VmOptions, workload: &Workload) -> Plan {
+/// The scripts of one guest.
+pub fn plan(options: &VmOptions, workload: &Workload, name: &str, way: Way, seed: u64) -> Plan {
     let mut load = vec!["run".to_owned(), workload.name.to_owned()];
     load.extend(["--threads".into(), options.threads().to_string()]);
     load.extend(["--seconds".into(), options.seconds.to_string()]);
-    load.extend(["--seed".into(), options.seed.to_string()]);
+    load.extend(["--seed".into(), seed.to_string()]);
     load.extend(options.load_options.iter().cloned());
     Plan {
+        name: name.to_owned(),
+        way,
         load,
         interval: (!options.no_agent).then(|| format!("{}ms", options.interval.as_millis())),
         trace_kb: options.trace.is_some().then(|| options.trace_mb * 1024 / options.vcpus),
@@ -177,8 +219,14 @@ fn plan(options: &VmOptions, workload: &Workload) -> Plan {
     }
 }
 
-fn parameters(options: &VmOptions, mode: Mode) -> Vec<String> {
-    let mut parameters = qemu::PARAMETERS.map(str::to_owned).to_vec();
+/// The guest kernel's command line.
+pub fn parameters(options: &VmOptions, mode: Mode) -> Vec<String> {
+    let console = match options.hypervisor {
+        Hypervisor::None => "console=ttyS0",
+        Hypervisor::Xen => "console=hvc0",
+    };
+    let mut parameters = vec![console.to_owned()];
+    parameters.extend(qemu::PARAMETERS.map(str::to_owned));
     if options.lock != Lock::Stock {
         // The gate: no event before every observer is there.
         parameters.extend([format!("ispinlock={}", options.lock), "ispinlock.events=0".into()]);
@@ -212,12 +260,13 @@ fn tsc() -> u64 {
 }
 
 /// With an agent there is a snapshot now and then; without one nothing comes while the load runs.
-fn patience(options: &VmOptions) -> Duration {
+pub fn patience(options: &VmOptions) -> Duration {
     if options.no_agent { Duration::from_secs_f64(options.seconds * SLOWNESS) } else { Duration::ZERO }
 }
 
-fn tell(options: &VmOptions, observed: &Observed) -> Result<()> {
-    let mut text = result::table(options.lock, options.vcpus, observed);
+/// Prints the closing table.
+pub fn tell(options: &VmOptions, observed: &Observed) -> Result<()> {
+    let mut text = result::table(options, observed);
     if let Some(caution) = result::caution(observed.source.as_deref()) {
         text += &format!("{caution}\n");
     }

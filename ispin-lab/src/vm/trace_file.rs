@@ -1,4 +1,4 @@
-//! The file of `--trace`: it has no name until it is complete, so a run that ends early leaves nothing behind.
+//! The file of `--trace` or `--xentrace`: it has no name until it is complete, so a run that ends early leaves nothing behind.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -11,28 +11,29 @@ use super::ports::Shared;
 
 /// A file that will be at `path`.
 pub struct TraceFile {
+    option: &'static str,
     path: PathBuf,
     shared: Shared,
 }
 
 impl TraceFile {
     /// Makes the file, without a name, on the file system where it is to be.
-    pub fn new(path: &Path) -> Result<Self> {
-        let path = std::path::absolute(path).context("--trace")?;
+    pub fn new(option: &'static str, path: &Path) -> Result<Self> {
+        let path = std::path::absolute(path).context(option)?;
         if path.is_dir() {
-            bail!("--trace {0}: that is a folder; give the name of a file in it", path.display());
+            bail!("{option} {0}: that is a folder; give the name of a file in it", path.display());
         }
-        let folder = path.parent().context("--trace: give the name of a file")?;
+        let folder = path.parent().with_context(|| format!("{option}: give the name of a file"))?;
         let fd = open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
             .with_context(|| {
                 format!(
-                    "--trace {}: no file can be made in {}; name one on an ordinary file system, in a folder that \
+                    "{option} {}: no file can be made in {}; name one on an ordinary file system, in a folder that \
                      exists and can be written",
                     path.display(),
                     folder.display()
                 )
             })?;
-        Ok(Self { path, shared: Shared::of("the trace", File::from(fd)) })
+        Ok(Self { option, path, shared: Shared::of("the trace", File::from(fd)) })
     }
 
     /// What QEMU writes to.
@@ -43,12 +44,13 @@ impl TraceFile {
     /// Its size so far, bytes.
     pub fn len(&self) -> Result<u64> {
         let metadata = self.shared.file().metadata();
-        Ok(metadata.with_context(|| format!("--trace {}", self.path.display()))?.len())
+        Ok(metadata.with_context(|| format!("{} {}", self.option, self.path.display()))?.len())
     }
 
     /// Gives it its name, in place of what was there.
     pub fn complete(&self) -> Result<()> {
-        let failed = || format!("--trace {}: putting the complete file in place", self.path.display());
+        let failed =
+            || format!("{} {}: putting the complete file in place", self.option, self.path.display());
         let mut partial = self.path.clone().into_os_string();
         partial.push(format!(".{}", std::process::id()));
         let open_file = format!("/proc/self/fd/{}", self.shared.file().as_raw_fd());
@@ -65,17 +67,17 @@ mod tests {
     fn it_is_there_once_complete_and_not_before() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("trace.tar");
-        let file = TraceFile::new(&path).expect("new");
+        let file = TraceFile::new("--trace", &path).expect("new");
         std::fs::write(file.shared().path(), b"content").expect("write");
         assert_eq!(file.len().expect("len"), 7);
         assert!(!path.exists());
         file.complete().expect("complete");
         assert_eq!(std::fs::read(&path).expect("read"), b"content");
-        let again = TraceFile::new(&path).expect("new");
+        let again = TraceFile::new("--trace", &path).expect("new");
         again.complete().expect("complete");
         assert_eq!(std::fs::read(&path).expect("read"), b"");
         assert_eq!(std::fs::read_dir(dir.path()).expect("dir").count(), 1);
-        let missing = TraceFile::new(Path::new("/no/such/folder/x")).err().expect("must fail");
+        let missing = TraceFile::new("--trace", Path::new("/no/such/folder/x")).err().expect("must fail");
         assert!(format!("{missing:#}").contains("/no/such/folder"), "{missing:#}");
     }
 }

@@ -1,0 +1,28 @@
+//! Guests of Xen: what boots under QEMU is Xen with a small dom0, which starts the guests and relays what they say.
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`options`] | what a run under Xen is, on the command line |
+//! | `debs` | dom0's kernel and tools, from Debian's packages |
+//! | `vmlinux` | an uncompressed kernel out of a compressed one |
+//! | `hypervisor` | Xen itself, built or named, and its command line |
+//! | [`xl`] | the guests' configurations |
+//! | [`dom0_init`] | the script that is dom0's first process |
+//! | `dom0_image` | dom0's initramfs, with the guests' in it |
+//! | `dom0` | dom0 as the host hears it |
+//! | `run` | a run, put together |
+
+pub mod debs;
+pub mod dom0;
+pub mod dom0_image;
+pub mod dom0_init;
+pub mod hypervisor;
+pub mod options;
+pub mod run;
+pub mod vmlinux;
+pub mod xl;
+
+/// Name of the port of dom0's init script.
+pub const REPORT: &str = "ispin.dom0";
+/// Name of the port of Xen's trace.
+pub const XENTRACE: &str = "ispin.xentrace";

@@ -1,0 +1,273 @@
+//! What a run under Xen is, on the command line.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::{Args, ValueEnum};
+
+/// How Xen runs a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GuestType {
+    /// Paravirtualized: the kernel runs without the processor's help
+    Pv,
+    /// With the processor's virtualization, and no emulated devices
+    Pvh,
+}
+
+impl fmt::Display for GuestType {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pv => "pv",
+            Self::Pvh => "pvh",
+        })
+    }
+}
+
+/// What Xen publishes as the end of a quantum, and how much it keeps to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Policy {
+    /// The end of the time slice; a vCPU that wakes up may end it early
+    Slice,
+    /// The end of the rate limit, before which nothing ends the quantum
+    Ratelimit,
+    /// The end of the time slice, which nothing ends early
+    Firm,
+    /// Nothing: Xen as it comes
+    Off,
+}
+
+impl Policy {
+    /// The word of Xen's command line.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Slice => Some("slice"),
+            Self::Ratelimit => Some("ratelimit"),
+            Self::Firm => Some("firm"),
+            Self::Off => None,
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.word().unwrap_or("off"))
+    }
+}
+
+/// Xen's scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scheduler {
+    /// Time slices of a fixed length, the paper's
+    Credit,
+    /// Xen's default of today
+    Credit2,
+}
+
+impl fmt::Display for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Credit => "credit",
+            Self::Credit2 => "credit2",
+        })
+    }
+}
+
+/// Options that only a run under Xen has. `None` = not given.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Xen")]
+pub struct XenOptions {
+    /// Guests, all alike, named g1, g2, ... [default: 2]
+    #[arg(long, value_name = "N")]
+    pub guests: Option<u32>,
+    /// pCPUs that the guests share; dom0 has one of its own [default: 1]
+    #[arg(long, value_name = "N")]
+    pub pcpus: Option<u32>,
+    /// How Xen runs the guests [default: pv]
+    #[arg(long = "type", value_enum, value_name = "TYPE")]
+    pub guest_type: Option<GuestType>,
+    /// What Xen publishes as the end of a quantum [default: slice]
+    #[arg(long, value_enum)]
+    pub policy: Option<Policy>,
+    /// Xen's scheduler [default: credit]
+    #[arg(long, value_enum)]
+    pub scheduler: Option<Scheduler>,
+    /// Length of a time slice of credit in milliseconds, 1 to 1000 [default: 30]
+    #[arg(long, value_name = "MS")]
+    pub slice_ms: Option<u32>,
+    /// Time before which no vCPU that wakes up ends a quantum, microseconds, 0 to 500000 [default: 1000]
+    #[arg(long, value_name = "US")]
+    pub ratelimit_us: Option<u32>,
+    /// Runs, with the seeds N, N+1, ... [default: 1]
+    #[arg(long, value_name = "R")]
+    pub repeats: Option<u32>,
+    /// CSV that gets a line per run; runs that are in it already are not run again
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+    /// Also record Xen's own trace of its scheduler, and compare with it what the agents saw
+    #[arg(long, value_name = "FILE")]
+    pub xentrace: Option<PathBuf>,
+    /// Folder with a built Xen (`xen`), instead of building one
+    #[arg(long, value_name = "DIR")]
+    pub xen: Option<PathBuf>,
+}
+
+/// The slots that fit into the page that Xen shares with a guest.
+const MOST_VCPUS: u32 = 28;
+/// Two ports of the machine per guest, and its console.
+const MOST_GUESTS: u32 = 8;
+
+impl XenOptions {
+    /// How many guests.
+    pub fn guests(&self) -> u32 {
+        self.guests.unwrap_or(2)
+    }
+
+    /// How many pCPUs they share.
+    pub fn pcpus(&self) -> u32 {
+        self.pcpus.unwrap_or(1)
+    }
+
+    /// How Xen runs them.
+    pub fn guest_type(&self) -> GuestType {
+        self.guest_type.unwrap_or(GuestType::Pv)
+    }
+
+    /// What is published.
+    pub fn policy(&self) -> Policy {
+        self.policy.unwrap_or(Policy::Slice)
+    }
+
+    /// The scheduler.
+    pub fn scheduler(&self) -> Scheduler {
+        self.scheduler.unwrap_or(Scheduler::Credit)
+    }
+
+    /// How many runs.
+    pub fn repeats(&self) -> u32 {
+        self.repeats.unwrap_or(1)
+    }
+
+    /// Names of the guests.
+    pub fn names(&self) -> Vec<String> {
+        (1..=self.guests()).map(|number| format!("g{number}")).collect()
+    }
+
+    /// Refuses them where there is no Xen.
+    pub fn refuse_without_xen(&self) -> Result<()> {
+        let given = [
+            ("guests", self.guests.is_some()),
+            ("pcpus", self.pcpus.is_some()),
+            ("type", self.guest_type.is_some()),
+            ("policy", self.policy.is_some()),
+            ("scheduler", self.scheduler.is_some()),
+            ("slice-ms", self.slice_ms.is_some()),
+            ("ratelimit-us", self.ratelimit_us.is_some()),
+            ("repeats", self.repeats.is_some()),
+            ("results", self.results.is_some()),
+            ("xentrace", self.xentrace.is_some()),
+            ("xen", self.xen.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) => bail!("--{name} makes sense under Xen only; add --hypervisor xen"),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what cannot run, given the guests' vCPUs.
+    pub fn validate(&self, vcpus: u32) -> Result<()> {
+        let within = |what: &str, value: Option<u32>, least: u32, most: u32| {
+            let value = value.unwrap_or(least);
+            ensure!((least..=most).contains(&value), "--{what} {value}: between {least} and {most}");
+            Ok(())
+        };
+        within("guests", self.guests, 1, MOST_GUESTS)?;
+        within("pcpus", self.pcpus, 1, 15)?;
+        within("slice-ms", self.slice_ms, 1, 1000)?;
+        within("ratelimit-us", self.ratelimit_us, 0, 500_000)?;
+        within("repeats", self.repeats, 1, 1000)?;
+        ensure!(
+            vcpus <= MOST_VCPUS,
+            "--vcpus {vcpus}: Xen publishes the quanta of {MOST_VCPUS} vCPUs of a guest at most"
+        );
+        if self.scheduler() == Scheduler::Credit2 && self.slice_ms.is_some() {
+            bail!(
+                "--slice-ms: credit2 has no time slice of a fixed length; leave it out, or --scheduler credit"
+            );
+        }
+        if let (Some(slice), Some(limit)) = (self.slice_ms, self.ratelimit_us)
+            && limit > slice * 1000
+        {
+            bail!("--ratelimit-us {limit}: longer than the time slice of {slice} ms");
+        }
+        if self.repeats() > 1 && self.xentrace.is_some() {
+            bail!("--xentrace holds the trace of one run; leave out --repeats");
+        }
+        Ok(())
+    }
+
+    /// How much later than the others a guest starts its load, microseconds: another phase of the guests' quanta for
+    /// each seed, the same one for the same seed.
+    pub fn start_offset_us(seed: u64, guest: u32) -> u64 {
+        // A quantum of the default length: all phases.
+        mixed(seed, guest) % 30_000
+    }
+
+    /// Seed of what the load of a guest draws.
+    pub fn load_seed(seed: u64, guest: u32) -> u64 {
+        // The first guest's is the one that was asked for; none begins as another one of the next run.
+        if guest == 1 { seed } else { mixed(seed, guest) >> 1 }
+    }
+}
+
+/// The splitmix64 of both: the same figures for ever, which no crate of random numbers promises.
+fn mixed(seed: u64, guest: u32) -> u64 {
+    let mut z = seed.wrapping_add((u64::from(guest) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_what_the_help_says() {
+        let options = XenOptions::default();
+        options.validate(4).unwrap();
+        options.refuse_without_xen().unwrap();
+        assert_eq!((options.guests(), options.pcpus(), options.repeats()), (2, 1, 1));
+        assert_eq!(options.names(), ["g1", "g2"]);
+        assert_eq!(options.policy().word(), Some("slice"));
+    }
+
+    #[test]
+    fn what_cannot_run_is_refused() {
+        let refused = |options: XenOptions, vcpus| options.validate(vcpus).unwrap_err().to_string();
+        let none = XenOptions::default;
+        assert!(refused(none(), 29).contains("--vcpus 29"));
+        assert!(refused(XenOptions { guests: Some(9), ..none() }, 2).contains("--guests 9"));
+        let credit2 = Some(Scheduler::Credit2);
+        let slice = XenOptions { scheduler: credit2, slice_ms: Some(5), ..none() };
+        assert!(refused(slice, 2).contains("credit2"));
+        let limit = XenOptions { slice_ms: Some(1), ratelimit_us: Some(1001), ..none() };
+        assert!(refused(limit, 2).contains("--ratelimit-us 1001"));
+        let alone = XenOptions { policy: Some(Policy::Firm), ..none() }.refuse_without_xen().unwrap_err();
+        assert!(alone.to_string().contains("--policy") && alone.to_string().contains("--hypervisor xen"));
+    }
+
+    #[test]
+    fn phases_differ_by_seed_and_guest_and_stay() {
+        let offsets: Vec<u64> =
+            (1..=20).flat_map(|seed| [1, 2].map(|guest| XenOptions::start_offset_us(seed, guest))).collect();
+        let mut distinct = offsets.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), offsets.len());
+        assert!(offsets.iter().all(|&us| us < 30_000));
+        assert_eq!(XenOptions::start_offset_us(1, 1), XenOptions::start_offset_us(1, 1));
+        assert_eq!(XenOptions::load_seed(7, 1), 7);
+        assert_ne!(XenOptions::load_seed(7, 2), XenOptions::load_seed(8, 2));
+    }
+}

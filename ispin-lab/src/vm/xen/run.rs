@@ -1,0 +1,168 @@
+//! A run under Xen, from building to the closing table; several with `--repeats`.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ispin_agent::signals::Signals;
+use ispin_agent::sink::Sink;
+
+use super::debs::Dom0Files;
+use super::dom0_image::{self, Guest};
+use super::dom0_init::{self, GUESTS};
+use super::hypervisor::{self, DOM0_MB};
+use super::options::{Policy, XenOptions};
+use super::xl::Config;
+use crate::load::Workload;
+use crate::vm::checkout;
+use crate::vm::image::Image;
+use crate::vm::init::Way;
+use crate::vm::merge::World;
+use crate::vm::options::VmOptions;
+use crate::vm::ports::Shared;
+use crate::vm::progress::Progress;
+use crate::vm::qemu::{Dom0, Machine};
+use crate::vm::relay::{self, Boot, Observed};
+use crate::vm::run::{Built, add_scripts, find_workload, parameters, patience, plan, tell};
+use crate::vm::steps::Steps;
+use crate::vm::trace_file::TraceFile;
+
+/// Memory of Xen itself, MiB, and of what it keeps about each guest.
+const XEN_MB: u32 = 128;
+const PER_GUEST_MB: u32 = 24;
+
+/// dom0's kernel: what goes wrong on the console that Xen hands on; nothing random in addresses.
+const DOM0_PARAMETERS: [&str; 6] =
+    ["console=hvc0", "loglevel=4", "panic=-1", "nokaslr", "norandmaps", "no_hash_pointers"];
+
+/// Does a whole run, or several, and tells what came of it.
+pub fn run(options: &VmOptions) -> Result<()> {
+    options.validate()?;
+    match observe(options)? {
+        Some(observed) => tell(options, &observed),
+        None => Ok(()),
+    }
+}
+
+/// Does a whole run. `None` = who read the output has gone, so it was ended early.
+pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
+    options.validate()?;
+    let signals = Signals::catch()?;
+    let progress = Progress::new();
+    let steps = Steps { signals: &signals, progress: &progress };
+    // Before anything is built: an output that cannot be opened is told at once.
+    let sinks = options.sinks.open()?;
+    let xentrace = options.xen.xentrace.as_deref();
+    let xentrace = xentrace.map(|path| TraceFile::new("--xentrace", path)).transpose()?;
+    let lab = Lab::prepare(options, &steps)?;
+    let observed = lab.boot(options.seed, sinks, xentrace.as_ref(), &steps)?;
+    progress.finish();
+    Ok(observed)
+}
+
+/// What all runs of one command line have in common.
+struct Lab<'a> {
+    options: &'a VmOptions,
+    workload: &'static Workload,
+    built: Built,
+    xen: PathBuf,
+    dom0: Dom0Files,
+    common: Image,
+}
+
+impl<'a> Lab<'a> {
+    /// Builds and fetches it.
+    fn prepare(options: &'a VmOptions, steps: &Steps) -> Result<Self> {
+        let workload = find_workload(&options.workload)?;
+        let root = checkout::root()?;
+        let built = Built::obtain(&root, options, workload, steps)?;
+        let xen = hypervisor::obtain(&root, &options.xen, steps)?;
+        let dom0 = Dom0Files::obtain(steps)?;
+        let common = built.common(options, workload)?;
+        Ok(Self { options, workload, built, xen, dom0, common })
+    }
+
+    /// Boots Xen and the guests once.
+    fn boot(
+        &self,
+        seed: u64,
+        sinks: Vec<Box<dyn Sink>>,
+        xentrace: Option<&TraceFile>,
+        steps: &Steps,
+    ) -> Result<Option<Observed>> {
+        let (options, xen) = (self.options, &self.options.xen);
+        let names = xen.names();
+        let guests = (1..=xen.guests()).map(|number| self.guest(number, seed)).collect::<Result<Vec<_>>>()?;
+        let plan = dom0_init::Plan { guests: names.clone(), xentrace: xentrace.is_some() };
+        let initramfs = Shared::new("dom0's initramfs")?;
+        let (port, kernel) = (&self.built.programs.port, &self.built.kernel.image);
+        dom0_image::assemble(&self.dom0, &plan, port, kernel, &self.common, &guests)?
+            .write(initramfs.file())?;
+        let boot = Boot {
+            machine: Machine {
+                mode: self.built.mode,
+                vcpus: 1 + xen.pcpus(),
+                memory_mb: DOM0_MB + XEN_MB + xen.guests() * (options.memory_mb() + PER_GUEST_MB),
+                kernel: self.xen.clone(),
+                dom0: Some(Dom0 {
+                    kernel: self.dom0.kernel.clone(),
+                    parameters: DOM0_PARAMETERS.map(str::to_owned).to_vec(),
+                }),
+                initramfs: initramfs.path(),
+                parameters: hypervisor::parameters(xen),
+                console: PathBuf::new(),
+                ports: vec![],
+            },
+            guests: names,
+            world: Some(World { pcpus: xen.pcpus(), workload: self.workload.name.to_owned() }),
+            timeout: options.timeout,
+            patience: patience(options),
+            agent: !options.no_agent,
+            seconds: options.seconds,
+            keep_console: options.keep_console.clone(),
+        };
+        initramfs.lend(true)?;
+        let observed = relay::run(&boot, sinks, xentrace, steps);
+        initramfs.lend(false)?;
+        let observed = observed?;
+        if let Some(observed) = &observed {
+            self.published(observed)?;
+        }
+        Ok(observed)
+    }
+
+    /// One guest's configuration and scripts.
+    fn guest(&self, number: u32, seed: u64) -> Result<Guest> {
+        let (options, xen) = (self.options, &self.options.xen);
+        let name = format!("g{number}");
+        let way = Way::Shared { offset_us: XenOptions::start_offset_us(seed, number) };
+        let load_seed = XenOptions::load_seed(seed, number);
+        let mut image = Image::default();
+        add_scripts(&mut image, &plan(options, self.workload, &name, way, load_seed))?;
+        let config = Config {
+            guest_type: xen.guest_type(),
+            kernel: format!("{GUESTS}/bzImage"),
+            initramfs: format!("/run/{name}.cpio"),
+            parameters: parameters(options, self.built.mode),
+            memory_mb: options.memory_mb(),
+            vcpus: options.vcpus,
+            pcpus: xen.pcpus(),
+            name,
+        };
+        Ok(Guest { config, image })
+    }
+
+    /// Fails if Xen published nothing although it was asked to.
+    fn published(&self, observed: &Observed) -> Result<()> {
+        let source = observed.source.as_deref();
+        let asked = self.options.xen.policy() != Policy::Off;
+        if asked && source.is_some_and(|source| source != "xen") {
+            bail!(
+                "Xen published no quanta (the guests' kernel says {}): {} has no patches, or was built without \
+                 them; --policy off runs it as it is",
+                source.unwrap_or_default(),
+                self.xen.display()
+            );
+        }
+        Ok(())
+    }
+}
