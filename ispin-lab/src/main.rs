@@ -1,6 +1,6 @@
 //! `ispin-lab`: runs locks in worlds and measures them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,6 +16,7 @@ use ispin_lab::threads::hypervisor::Hypervisor;
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
+use ispin_lab::vm::xen::{self, matrix::Share};
 use ispin_lab::vm::{self, VmOptions};
 use ispin_lab::workload::nanoseconds;
 
@@ -65,6 +66,9 @@ enum Cmd {
         /// Write the closing table, Markdown
         #[arg(long, value_name = "FILE")]
         table: Option<PathBuf>,
+        /// Do this share of the runs only (1/2, 2/2): several processes can work on an experiment under Xen
+        #[arg(long, value_name = "PART/PARTS", default_value = "1/1")]
+        part: Share,
     },
     /// Throughput with an agent attached over without, in pairs; the publisher's cost per switch
     Overhead {
@@ -116,6 +120,20 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs what is missing of an experiment under Xen; the closing table is of all that is there, whoever ran it.
+fn xen_matrix(file: &Path, out: &Path, part: Share) -> Result<String> {
+    let experiment = xen::experiment::Experiment::read(file)?;
+    let varied: Vec<String> = experiment.vary.keys().cloned().collect();
+    let mut results = xen::results::ResultFile::open(out, &varied)?;
+    let done = xen::matrix::run(&experiment, &mut results, part);
+    let summary = xen::matrix::summary(&experiment, results.rows())?;
+    if let Err(error) = done {
+        println!("{summary}");
+        return Err(error);
+    }
+    Ok(summary)
+}
+
 fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Cmd::VmProcess => vm_process::main(),
@@ -124,17 +142,24 @@ fn run(cli: Cli) -> Result<()> {
             println!("{}", instructions::table(&instructions::measure(&options)?));
             Ok(())
         }
-        Cmd::Matrix { file, out, table } => {
-            let experiment = Experiment::read(&file)?;
+        Cmd::Matrix { file, out, table, part } => {
             let out = match (out, file.file_stem()) {
                 (Some(out), _) => out,
                 (None, Some(stem)) => PathBuf::from(stem).with_extension("csv"),
                 (None, None) => bail!("{} has no file name", file.display()),
             };
-            let mut results = ResultFile::open(&out)?;
-            let start = || Hypervisor::new(cli.btf, interrupted_by_signals()?, false);
-            let rows = matrix::run(&experiment, &mut results, start)?;
-            let summary = matrix::summary(&experiment, &rows) + "\n";
+            let summary = if xen::experiment::Experiment::is_one(&file)? {
+                xen_matrix(&file, &out, part)?
+            } else {
+                if part.parts > 1 {
+                    bail!("--part: runs of the threads world would disturb each other");
+                }
+                let experiment = Experiment::read(&file)?;
+                let mut results = ResultFile::open(&out)?;
+                let start = || Hypervisor::new(cli.btf, interrupted_by_signals()?, false);
+                let rows = matrix::run(&experiment, &mut results, start)?;
+                matrix::summary(&experiment, &rows)
+            } + "\n";
             if let Some(path) = table {
                 std::fs::write(&path, &summary).with_context(|| format!("writing {}", path.display()))?;
             }

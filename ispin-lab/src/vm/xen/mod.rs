@@ -11,13 +11,17 @@
 //! | `dom0_image` | dom0's initramfs, with the guests' in it |
 //! | `dom0` | dom0 as the host hears it |
 //! | `run` | a run, put together |
+//! | [`experiment`], [`results`], [`matrix`] | experiments as data, the CSV that they accumulate in, and their runs |
 
 pub mod debs;
 pub mod dom0;
 pub mod dom0_image;
 pub mod dom0_init;
+pub mod experiment;
 pub mod hypervisor;
+pub mod matrix;
 pub mod options;
+pub mod results;
 pub mod run;
 pub mod vmlinux;
 pub mod xl;

@@ -1,0 +1,169 @@
+//! Runs an experiment under Xen, or what is missing of it, and sums it up.
+
+use anyhow::{Result, bail};
+use ispin_agent::signals::Signals;
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+use super::experiment::{Cell, Experiment, parse};
+use super::results::{ResultFile, Row, rows};
+use crate::matrix::median;
+
+/// A share of the runs: number `part` of `parts`, so that several processes can work on one experiment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// From 1.
+    pub part: usize,
+    /// At least `part`.
+    pub parts: usize,
+}
+
+impl std::str::FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed =
+            text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
+        match parsed {
+            Some((part, parts)) if part >= 1 && part <= parts => Ok(Self { part, parts }),
+            _ => Err("give PART/PARTS, such as 1/2".into()),
+        }
+    }
+}
+
+/// Runs what is missing of this share. A run that fails is told and left out; the others go on.
+pub fn run(experiment: &Experiment, results: &mut ResultFile, share: Share) -> Result<()> {
+    let plan = experiment.plan()?;
+    let total = plan.len();
+    let ours: Vec<(usize, Cell)> =
+        plan.into_iter().enumerate().filter(|(i, _)| i % share.parts == share.part - 1).collect();
+    let signals = Signals::catch()?;
+    let mut failed = 0;
+    for (i, cell) in ours {
+        if results.has(&cell)? {
+            continue;
+        }
+        eprintln!("{}: run {} of {total}: {}", experiment.title, i + 1, cell.command());
+        match super::run::observe(&parse(&cell.arguments)?) {
+            Ok(Some(observed)) => results.append(rows(&cell, &observed)?)?,
+            // Who read the output has gone, which is nobody here.
+            Ok(None) => {}
+            // It was not the run's fault.
+            Err(error) if signals.take().is_some() => return Err(error),
+            Err(error) => {
+                failed += 1;
+                eprintln!("ispin-lab: this run failed, and is to be done again: {error:#}");
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} runs failed; the same command tries them again");
+    }
+    Ok(())
+}
+
+/// All guests of one run together.
+struct Run {
+    lhp: f64,
+    lwp: f64,
+    per_million: f64,
+    psp_per_s: f64,
+    deferrals: f64,
+    acquires_per_s: f64,
+    value: f64,
+    spin_pct: f64,
+    convoyed: bool,
+}
+
+impl Run {
+    fn of(guests: &[&Row]) -> Self {
+        let sum = |name: &str| guests.iter().filter_map(|row| row.number(name)).sum::<f64>();
+        let psp = sum("lhp") + sum("lwp");
+        let values = guests.iter().filter_map(|row| row.number("value").or(row.number("operations_per_s")));
+        Self {
+            lhp: sum("lhp"),
+            lwp: sum("lwp"),
+            per_million: psp * 1e6 / sum("acquires").max(1.0),
+            psp_per_s: sum("psp_per_s"),
+            deferrals: sum("deferrals"),
+            acquires_per_s: sum("acquires_per_s"),
+            value: values.sum::<f64>() / guests.len().max(1) as f64,
+            spin_pct: 100.0 * sum("spin_cycles") / sum("total_cycles").max(1.0),
+            convoyed: sum("convoys") > 0.0,
+        }
+    }
+}
+
+/// Medians over the repeats of each combination, as a Markdown table. Guests of a run are added up, `value` is the mean
+/// of theirs.
+pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
+    let mut builder = Builder::default();
+    let varied: Vec<String> = experiment.vary.keys().cloned().collect();
+    let figures = [
+        "runs",
+        "LHP",
+        "LWP",
+        "PSP/million",
+        "min",
+        "max",
+        "PSP/s",
+        "deferrals",
+        "acquires/s",
+        "value",
+        "spin %",
+        "convoyed",
+    ];
+    builder.push_record(varied.iter().map(String::as_str).chain(figures));
+    let plan = experiment.plan()?;
+    for combination in plan.iter().filter(|cell| cell.seed == 1) {
+        let same = plan.iter().filter(|cell| cell.varied == combination.varied);
+        let runs: Vec<Run> = same
+            .map(|cell| rows.iter().filter(|row| row.is_of(cell)).collect::<Vec<_>>())
+            .filter(|guests| !guests.is_empty())
+            .map(|guests| Run::of(&guests))
+            .collect();
+        let m = |of: fn(&Run) -> f64| median(runs.iter().map(of));
+        let most = |join: fn(f64, f64) -> f64| runs.iter().map(|run| run.per_million).reduce(join);
+        let number = |value: f64, decimals: usize| {
+            if value.is_nan() { "-".to_owned() } else { format!("{value:.decimals$}") }
+        };
+        let figures = [
+            runs.len().to_string(),
+            number(m(|run| run.lhp), 0),
+            number(m(|run| run.lwp), 0),
+            number(m(|run| run.per_million), 1),
+            number(most(f64::min).unwrap_or(f64::NAN), 1),
+            number(most(f64::max).unwrap_or(f64::NAN), 1),
+            number(m(|run| run.psp_per_s), 1),
+            number(m(|run| run.deferrals), 0),
+            number(m(|run| run.acquires_per_s), 0),
+            number(m(|run| run.value), 1),
+            number(m(|run| run.spin_pct), 2),
+            runs.iter().filter(|run| run.convoyed).count().to_string(),
+        ];
+        builder.push_record(combination.varied.iter().map(|(_, value)| value.clone()).chain(figures));
+    }
+    Ok(builder.build().with(Style::markdown()).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::results::tests::{cell, observed};
+    use super::*;
+
+    #[test]
+    fn shares() {
+        assert_eq!("2/3".parse(), Ok(Share { part: 2, parts: 3 }));
+        for bad in ["0/2", "3/2", "2", "a/b", ""] {
+            assert!(bad.parse::<Share>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn guests_of_a_run_are_added_up() {
+        let rows = rows(&cell("ticket", 1), &observed(1000, 3)).unwrap();
+        let run = Run::of(&rows.iter().collect::<Vec<_>>());
+        assert_eq!((run.lwp, run.per_million, run.psp_per_s), (6.0, 3000.0, 3.0));
+        assert_eq!((run.value, run.acquires_per_s, run.convoyed), (500.0, 1000.0, false));
+    }
+}
