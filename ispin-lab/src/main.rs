@@ -66,6 +66,9 @@ enum Cmd {
         /// Write the closing table, Markdown
         #[arg(long, value_name = "FILE")]
         table: Option<PathBuf>,
+        /// Draw what is there, SVG: performance and PSP over the vCPUs (experiments under Xen that vary `lock` and `vcpus`)
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
         /// Do this share of the runs only (1/2, 2/2): several processes can work on an experiment under Xen
         #[arg(long, value_name = "PART/PARTS", default_value = "1/1")]
         part: Share,
@@ -121,12 +124,15 @@ fn main() -> ExitCode {
 }
 
 /// Runs what is missing of an experiment under Xen; the closing table is of all that is there, whoever ran it.
-fn xen_matrix(file: &Path, out: &Path, part: Share) -> Result<String> {
+fn xen_matrix(file: &Path, out: &Path, plot: Option<&Path>, part: Share) -> Result<String> {
     let experiment = xen::experiment::Experiment::read(file)?;
     let varied: Vec<String> = experiment.vary.keys().cloned().collect();
     let mut results = xen::results::ResultFile::open(out, &varied)?;
     let done = xen::matrix::run(&experiment, &mut results, part);
     let summary = xen::matrix::summary(&experiment, results.rows())?;
+    if let Some(path) = plot {
+        xen::plot::draw(&experiment, results.rows(), path)?;
+    }
     if let Err(error) = done {
         println!("{summary}");
         return Err(error);
@@ -142,17 +148,20 @@ fn run(cli: Cli) -> Result<()> {
             println!("{}", instructions::table(&instructions::measure(&options)?));
             Ok(())
         }
-        Cmd::Matrix { file, out, table, part } => {
+        Cmd::Matrix { file, out, table, plot, part } => {
             let out = match (out, file.file_stem()) {
                 (Some(out), _) => out,
                 (None, Some(stem)) => PathBuf::from(stem).with_extension("csv"),
                 (None, None) => bail!("{} has no file name", file.display()),
             };
             let summary = if xen::experiment::Experiment::is_one(&file)? {
-                xen_matrix(&file, &out, part)?
+                xen_matrix(&file, &out, plot.as_deref(), part)?
             } else {
                 if part.parts > 1 {
                     bail!("--part: runs of the threads world would disturb each other");
+                }
+                if plot.is_some() {
+                    bail!("--plot draws experiments under Xen only");
                 }
                 let experiment = Experiment::read(&file)?;
                 let mut results = ResultFile::open(&out)?;

@@ -63,19 +63,32 @@ pub fn run(experiment: &Experiment, results: &mut ResultFile, share: Share) -> R
 }
 
 /// All guests of one run together.
-struct Run {
+pub struct Run {
     lhp: f64,
     lwp: f64,
-    per_million: f64,
+    /// PSP per million locks acquired.
+    pub per_million: f64,
     psp_per_s: f64,
     deferrals: f64,
     acquires_per_s: f64,
-    value: f64,
+    /// What the load is about, in its own unit: mean of the guests.
+    pub value: f64,
+    /// Whether less of `value` is better: it is a time.
+    pub less_is_better: bool,
     spin_pct: f64,
     convoyed: bool,
 }
 
 impl Run {
+    /// The runs of `rows` that have these values of the options that vary.
+    pub fn all(plan: &[Cell], varied: &[(String, String)], rows: &[Row]) -> Vec<Self> {
+        let same = plan.iter().filter(|cell| cell.varied == varied);
+        same.map(|cell| rows.iter().filter(|row| row.is_of(cell)).collect::<Vec<_>>())
+            .filter(|guests| !guests.is_empty())
+            .map(|guests| Self::of(&guests))
+            .collect()
+    }
+
     fn of(guests: &[&Row]) -> Self {
         let sum = |name: &str| guests.iter().filter_map(|row| row.number(name)).sum::<f64>();
         let psp = sum("lhp") + sum("lwp");
@@ -88,10 +101,16 @@ impl Run {
             deferrals: sum("deferrals"),
             acquires_per_s: sum("acquires_per_s"),
             value: values.sum::<f64>() / guests.len().max(1) as f64,
+            less_is_better: guests.iter().any(|row| row.text("unit").is_some_and(is_time)),
             spin_pct: 100.0 * sum("spin_cycles") / sum("total_cycles").max(1.0),
             convoyed: sum("convoys") > 0.0,
         }
     }
+}
+
+/// Whether a load's unit is a time: seconds a round, cycles of a lock.
+fn is_time(unit: &str) -> bool {
+    unit.starts_with("s ") || unit == "cycles"
 }
 
 /// Medians over the repeats of each combination, as a Markdown table. Guests of a run are added up, `value` is the mean
@@ -116,12 +135,7 @@ pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
     builder.push_record(varied.iter().map(String::as_str).chain(figures));
     let plan = experiment.plan()?;
     for combination in plan.iter().filter(|cell| cell.seed == 1) {
-        let same = plan.iter().filter(|cell| cell.varied == combination.varied);
-        let runs: Vec<Run> = same
-            .map(|cell| rows.iter().filter(|row| row.is_of(cell)).collect::<Vec<_>>())
-            .filter(|guests| !guests.is_empty())
-            .map(|guests| Run::of(&guests))
-            .collect();
+        let runs = Run::all(&plan, &combination.varied, rows);
         let m = |of: fn(&Run) -> f64| median(runs.iter().map(of));
         let most = |join: fn(f64, f64) -> f64| runs.iter().map(|run| run.per_million).reduce(join);
         let number = |value: f64, decimals: usize| {

@@ -11,7 +11,7 @@
 //! | `dom0_image` | dom0's initramfs, with the guests' in it |
 //! | `dom0` | dom0 as the host hears it |
 //! | `run` | a run, put together |
-//! | [`experiment`], [`results`], [`matrix`] | experiments as data, the CSV that they accumulate in, and their runs |
+//! | [`experiment`], [`results`], [`matrix`], [`plot`] | experiments as data, the CSV that they accumulate in, their runs, and a picture of them |
 
 pub mod debs;
 pub mod dom0;
@@ -21,6 +21,7 @@ pub mod experiment;
 pub mod hypervisor;
 pub mod matrix;
 pub mod options;
+pub mod plot;
 pub mod results;
 pub mod run;
 pub mod vmlinux;
