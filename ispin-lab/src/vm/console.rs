@@ -29,6 +29,9 @@ const LOCKDEP: &str = "lock debugging (PROVE_LOCKING, DEBUG_SPINLOCK) found a lo
 const STALL: &str =
     "a vCPU made no progress for long: a lock that nobody releases, or a host that is far too busy";
 
+const STALE: &str = "QEMU before 8.1 ran code that the kernel had patched already, a defect of its emulation with a thread \
+                     per vCPU: try again, or with --deterministic, or a newer QEMU";
+
 const SIGNS: &[Sign] = &[
     says(
         "Initramfs unpacking failed",
@@ -59,6 +62,8 @@ const SIGNS: &[Sign] = &[
     begins("BUG: ", "a defect in the kernel"),
     begins("kernel BUG at", "a defect in the kernel"),
     begins("general protection fault", "a defect in the kernel"),
+    begins("Oops: int3", STALE),
+    begins("int3: ", STALE),
     begins("Oops", "a defect in the kernel"),
     begins("WARNING: ", "the kernel warned of a defect"),
     begins("INFO: ", "the kernel reported a defect"),
@@ -142,6 +147,7 @@ mod tests {
     #[case("[    5.5] WARNING: CPU: 0 PID: 1 at kernel/locking/ispinlock.c:77 x+0x1/0x2", "warned")]
     #[case("[    5.5] BUG: kernel NULL pointer dereference, address: 0000000000000008", "defect")]
     #[case("[    5.5] ispin-load invoked oom-killer: gfp_mask=0xcc0, order=0", "more --memory-mb")]
+    #[case("[    1.9] Oops: int3: 0000 [#1] PREEMPT SMP", "8.1")]
     #[case("[    4.2] BUG: MAX_LOCKDEP_CHAINS too low!", "ran out of room")]
     #[case("spin_lock-torture:--- End of test: FAILURE: nwriters_stress=4", "locktorture")]
     #[case("[    0.2] Initramfs unpacking failed: write error", "more --memory-mb")]
