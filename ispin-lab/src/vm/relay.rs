@@ -1,5 +1,6 @@
 //! One boot, from QEMU's start to its end: snapshots go to the sinks, messages are read, faults become errors.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ pub struct Observed {
     pub source: Option<String>,
     /// What the load reported, by guest.
     pub results: Vec<(String, LoadResult)>,
+    /// Numbers that Xen gave to the guests.
+    pub domains: BTreeMap<String, u32>,
 }
 
 impl Observed {
@@ -373,6 +376,7 @@ impl<'a> Relay<'a> {
             last: self.last,
             source: self.guests.iter().find_map(|guest| guest.source().map(str::to_owned)),
             results: self.guests.iter().filter_map(result).collect(),
+            domains: self.dom0.as_ref().map(|dom0| dom0.domains().clone()).unwrap_or_default(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! dom0 as the host hears it: the console of the machine, on which Xen and dom0's kernel write, and what dom0's init
 //! script and the relay in it tell (`port::relay` has the list).
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail};
 
 use super::REPORT;
@@ -35,6 +37,8 @@ pub struct Dom0 {
     error: Option<String>,
     /// Bytes that dom0 handed on, by guest and channel.
     sent: Vec<(String, Vec<u64>)>,
+    /// Numbers that Xen gave to the guests.
+    domains: BTreeMap<String, u32>,
     /// Guests that died.
     gone: Vec<String>,
     end: Option<i32>,
@@ -72,6 +76,7 @@ impl Dom0 {
             step: Step::Nothing,
             error: None,
             sent: vec![],
+            domains: BTreeMap::new(),
             gone: vec![],
             end: None,
         })
@@ -129,6 +134,10 @@ impl Dom0 {
                 let bytes = words.map(str::parse).collect::<Result<_, _>>()?;
                 self.sent.push((name, bytes));
             }
+            "domain" => {
+                let (name, domain) = rest.split_once(' ').context("a domain without a number")?;
+                self.domains.insert(name.to_owned(), domain.parse()?);
+            }
             "gone" => self.gone.push(rest.to_owned()),
             "error" => {
                 self.error.get_or_insert_with(|| rest.to_owned());
@@ -138,6 +147,11 @@ impl Dom0 {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Numbers that Xen gave to the guests.
+    pub fn domains(&self) -> &BTreeMap<String, u32> {
+        &self.domains
     }
 
     /// How far it was, for the message of a run that ends early.
@@ -237,9 +251,16 @@ mod tests {
 
     #[test]
     fn its_steps_are_understood() {
-        let it =
-            dom0(&["ispin: boot", "ispin: tools", "ispin: created", "ispin: found g1", "ispin: start 5"]);
+        let it = dom0(&[
+            "ispin: boot",
+            "ispin: tools",
+            "ispin: domain g1 3",
+            "ispin: created",
+            "ispin: found g1",
+            "ispin: start 5",
+        ]);
         assert_eq!((it.step, it.ended()), (Step::Started, false));
+        assert_eq!(it.domains()["g1"], 3);
         assert!(dom0(&["ispin: end 0"]).ended());
         assert!(!dom0(&["ispin: end 1"]).ended());
         let it = dom0(&["xl: no memory", "ispin: error xl could not create g2"]);

@@ -10,7 +10,10 @@
 //! | [`dom0_init`] | the script that is dom0's first process |
 //! | `dom0_image` | dom0's initramfs, with the guests' in it |
 //! | `dom0` | dom0 as the host hears it |
-//! | `run` | a run, put together |
+//! | [`xentrace`] | Xen's own trace of its scheduler |
+//! | `truth` | what the agents saw, against that trace |
+//! | [`results`] | the file in which runs accumulate |
+//! | `run` | a run, put together; several of them |
 
 pub mod debs;
 pub mod dom0;
@@ -18,8 +21,11 @@ pub mod dom0_image;
 pub mod dom0_init;
 pub mod hypervisor;
 pub mod options;
+pub mod results;
 pub mod run;
+pub mod truth;
 pub mod vmlinux;
+pub mod xentrace;
 pub mod xl;
 
 /// Name of the port of dom0's init script.
