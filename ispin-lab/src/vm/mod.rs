@@ -14,6 +14,7 @@
 //! | [`console`] | what went wrong, read from the kernel's console |
 //! | `report` | what the init script tells the host |
 //! | `guest` | one guest, as the host hears it |
+//! | `gaps` | whether the host let the machine run |
 //! | `merge` | the snapshots of several guests, made one stream |
 //! | `run` | a whole run, from building to the closing table |
 //! | `relay` | one boot, from QEMU's start to its end: snapshots to sinks, faults to errors |
@@ -26,6 +27,7 @@ pub mod accel;
 mod cache;
 mod checkout;
 pub mod console;
+mod gaps;
 mod guest;
 pub mod image;
 pub mod init;

@@ -12,6 +12,7 @@ use ispin_agent::model::Snapshot;
 use ispin_agent::sink::{Outputs, Sink};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::gaps::Gaps;
 use super::guest::{Guest, Stage};
 use super::merge::{Merge, World};
 use super::ports::Shared;
@@ -58,6 +59,8 @@ pub struct Observed {
     pub results: Vec<(String, LoadResult)>,
     /// Numbers that Xen gave to the guests.
     pub domains: BTreeMap<String, u32>,
+    /// The most that the host made the machine wait at a time while the load ran; `None` = it is not known.
+    pub gap: Option<Duration>,
 }
 
 impl Observed {
@@ -80,6 +83,9 @@ struct Relay<'a> {
     waiting: Vec<Box<dyn Sink>>,
     outputs: Option<Outputs>,
     last: Option<Snapshot>,
+    /// Is there once QEMU runs.
+    gaps: Option<Gaps>,
+    told: Stage,
     faulty_since: Option<Instant>,
     heard: (u64, Instant),
 }
@@ -94,6 +100,7 @@ pub fn run(
     let mut relay = Relay::new(boot, sinks, trace, steps)?;
     steps.progress.step(if boot.world.is_some() { "booting Xen" } else { "booting the guest" });
     let mut qemu = relay.start()?;
+    relay.gaps = Some(Gaps::of(qemu.pid()));
     let end = relay.until_off(&mut qemu);
     let (failed, _) = relay.outputs.take().map(Outputs::finish).unwrap_or_default();
     let verdict = match &end {
@@ -149,6 +156,8 @@ impl<'a> Relay<'a> {
             waiting: sinks,
             outputs: None,
             last: None,
+            gaps: None,
+            told: Stage::Silent,
             faulty_since: None,
             heard: (0, Instant::now()),
         })
@@ -213,6 +222,10 @@ impl<'a> Relay<'a> {
             let off = qemu.try_wait()?.is_some();
             qemu.listen()?;
             self.take()?;
+            let loading = self.loading();
+            if let Some(gaps) = &mut self.gaps {
+                gaps.look(loading);
+            }
             if off || self.faulty_since.is_some_and(|since| since.elapsed() >= SETTLE) {
                 return Ok(End::Off);
             }
@@ -284,8 +297,13 @@ impl<'a> Relay<'a> {
         self.guests.iter().any(|guest| guest.stage() == Stage::Loading)
     }
 
-    fn tell_stage(&self) {
-        let (one, several) = match self.stage() {
+    fn tell_stage(&mut self) {
+        let stage = self.stage();
+        if stage == self.told {
+            return;
+        }
+        self.told = stage;
+        let (one, several) = match stage {
             Stage::Silent => return,
             Stage::Booted => ("the guest has booted", "the guests have booted"),
             Stage::Loading => ("the load runs", "the loads run"),
@@ -377,6 +395,7 @@ impl<'a> Relay<'a> {
             source: self.guests.iter().find_map(|guest| guest.source().map(str::to_owned)),
             results: self.guests.iter().filter_map(result).collect(),
             domains: self.dom0.as_ref().map(|dom0| dom0.domains().clone()).unwrap_or_default(),
+            gap: self.gaps.as_ref().and_then(Gaps::longest),
         }
     }
 }

@@ -50,8 +50,8 @@ pub struct Row {
 
     /// Who published slots.
     pub slot_source: String,
-    /// How long the agents observed, s.
-    pub observed_s: f64,
+    /// How long the loads ran, s: the longest of the guests'.
+    pub load_s: f64,
     /// What the loads did per second, all guests together, in the load's own operations.
     pub operations_per_s: f64,
     /// The figures below are those of all guests together, under the names of docs/columns.md.
@@ -80,7 +80,7 @@ pub struct Row {
     pub slices: u64,
     /// See there.
     pub dispatches: u64,
-    /// LHP and LWP per second of observation.
+    /// LHP and LWP per second of the load.
     pub psp_per_s: f64,
     /// LHP and LWP, really preempted, per million acquires.
     pub psp_preempted_per_million: f64,
@@ -90,6 +90,8 @@ pub struct Row {
     pub unslotted: u64,
     /// Takes whose published deadline had expired.
     pub expired: u64,
+    /// The most that the host made the machine wait at a time, ms; empty = not known.
+    pub gap_ms: Option<f64>,
     /// All losses together.
     pub lost: u64,
 }
@@ -126,17 +128,21 @@ impl Row {
     pub fn with(self, observed: &Observed) -> Self {
         let operations_per_s = observed.results.iter().map(|(_, result)| result.per_second).sum();
         let slot_source = observed.source.clone().unwrap_or_default();
-        let Some(last) = &observed.last else { return Self { slot_source, operations_per_s, ..self } };
+        // The agents are there for longer; until the loads start, and when they have ended, nothing is counted.
+        let load_s = observed.results.iter().map(|(_, result)| result.seconds).fold(0.0, f64::max);
+        let Some(last) = &observed.last else {
+            return Self { slot_source, operations_per_s, load_s, ..self };
+        };
         let mut all = Vcpu::default();
         for vm in &last.vms {
             all.merge(&vm.total());
         }
         let c = &all.counters;
-        let figures = Figures::of(&all, last.elapsed_ns);
+        let figures = Figures::of(&all, (load_s * 1e9) as u64);
         let preempted = (c.lhp_preempted + c.lwp_preempted) as f64;
         Self {
             slot_source,
-            observed_s: last.elapsed_ns as f64 / 1e9,
+            load_s,
             operations_per_s,
             takes: c.takes,
             acquires: c.acquires,
@@ -154,6 +160,7 @@ impl Row {
             psp_per_s: figures.psp_per_s.unwrap_or_default(),
             psp_preempted_per_million: preempted * 1e6 / c.acquires.max(1) as f64,
             spin_total_pct: figures.spin_total_pct.unwrap_or_default(),
+            gap_ms: observed.gap.map(|gap| (gap.as_secs_f64() * 1e4).round() / 10.0),
             unslotted: c.unslotted,
             expired: c.expired,
             lost: last.losses.total(),

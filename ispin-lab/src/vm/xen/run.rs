@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ispin_agent::signals::Signals;
@@ -46,6 +47,9 @@ pub fn run(options: &VmOptions) -> Result<()> {
     }
     let Some((observed, rows)) = once(options)? else { return Ok(()) };
     tell(options, &observed)?;
+    if let Some(gap) = gap(options, &observed) {
+        eprintln!("{}: such waits look like preemptions; --deterministic has none", told(gap));
+    }
     if let Some(rows) = rows {
         eprint!("{}", truth::table(&rows));
     }
@@ -82,13 +86,15 @@ fn once(options: &VmOptions) -> Result<Once> {
     Ok(Some((observed, rows)))
 }
 
-/// Runs with one seed after the other; each result is kept as soon as it is there.
+/// Runs with one seed after the other; each result is kept as soon as it is there. A run in which the host kept the
+/// machine from running does not count.
 fn repeat(options: &VmOptions) -> Result<()> {
     let mut file = options.xen.results.as_deref().map(ResultFile::open).transpose()?;
     let signals = Signals::catch()?;
     let progress = Progress::new();
     let steps = Steps { signals: &signals, progress: &progress };
     let mut lab = None;
+    let mut discarded = vec![];
     for (number, seed) in (options.seed..).take(options.xen.repeats() as usize).enumerate() {
         let run = Row::of(options, seed);
         let known = file.as_ref().and_then(|file| file.find(&run)).cloned();
@@ -101,6 +107,11 @@ fn repeat(options: &VmOptions) -> Result<()> {
                 };
                 progress.say(&format!("run {} of {}, seed {seed}", number + 1, options.xen.repeats()));
                 let Some(observed) = lab.boot(seed, vec![], None, &steps)? else { return Ok(()) };
+                if let Some(gap) = gap(options, &observed) {
+                    progress.say(&format!("seed {seed} does not count: {}", told(gap)));
+                    discarded.push(seed.to_string());
+                    continue;
+                }
                 let row = run.with(&observed);
                 if let Some(file) = &mut file {
                     file.append(row.clone())?;
@@ -115,7 +126,29 @@ fn repeat(options: &VmOptions) -> Result<()> {
         );
         std::io::stdout().write_all(line.as_bytes()).context("printing the result")?;
     }
+    if !discarded.is_empty() {
+        bail!(
+            "{} of {} runs do not count, those with the seeds {}: the host was too busy. The same command with --results \
+             runs only them again",
+            discarded.len(),
+            options.xen.repeats(),
+            discarded.join(", ")
+        );
+    }
     Ok(())
+}
+
+/// A wait that is no longer does not look like a preemption that ends a quantum early.
+const LONGEST_GAP: Duration = Duration::from_millis(10);
+
+/// How long the host made the machine wait, if that was too long.
+fn gap(options: &VmOptions, observed: &Observed) -> Option<Duration> {
+    // While instructions are counted, the machine's clock waits with it.
+    observed.gap.filter(|&gap| !options.deterministic && gap > LONGEST_GAP)
+}
+
+fn told(gap: Duration) -> String {
+    format!("the host made the machine wait for {} ms at a time while the load ran", gap.as_millis())
 }
 
 /// What all runs of one command line have in common.
