@@ -41,15 +41,14 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
 
     // A guest that dies is told, with its console, and a former output stays.
     fs::write(path("former.csv"), "former").expect("write");
-    let dies = &["--accel", "tcg", "--append", "rdinit=/nowhere", "--timeout", "5m", "--csv"];
+    let dies = &["--accel", "tcg", "--append", "rdinit=/nowhere", "--csv"];
     let died = fails(xen(&built, dies).arg(path("former.csv")));
     assert!(died.contains("g1") && died.contains("Kernel panic - not syncing"), "{died}");
     assert_eq!(fs::read_to_string(path("former.csv")).expect("read"), "former");
 
     let run = |name: &str| {
         let (csv, json, trace) = (format!("{name}.csv"), format!("{name}.jsonl"), format!("{name}.trace"));
-        let arguments =
-            ["--lock", "hvm", "--policy", "firm", "--deterministic", "--seconds", "1", "--timeout", "10m"];
+        let arguments = ["--lock", "hvm", "--policy", "firm", "--deterministic", "--seconds", "1"];
         let mut command = xen(&built, &arguments);
         command
             .arg("--csv")

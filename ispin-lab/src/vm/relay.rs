@@ -255,7 +255,9 @@ impl<'a> Relay<'a> {
                 Some(_) => format!("{}| ", self.guests[number].name()),
             };
             self.keep(&prefix, &news.console)?;
-            if news.console.iter().any(|line| console::judge(line).is_some()) {
+            // The other guests of Xen would wait for it for ever; a machine of its own goes off.
+            let waited_for = self.dom0.is_some() && self.guests[number].failed();
+            if waited_for || news.console.iter().any(|line| console::judge(line).is_some()) {
                 self.faulty_since.get_or_insert_with(Instant::now);
             }
             if news.moved {
@@ -370,6 +372,7 @@ impl<'a> Relay<'a> {
         if let Some(dom0) = &self.dom0 {
             dom0.verdict(&self.guests)?;
         }
+        self.guests.iter().filter(|guest| guest.failed()).try_for_each(Guest::verdict)?;
         if self.guests.iter().any(|guest| !guest.ended()) || self.dom0.as_ref().is_some_and(|it| !it.ended())
         {
             let status = qemu.try_wait()?.map_or_else(|| "still runs".to_owned(), describe);

@@ -75,7 +75,7 @@ pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
         },
         guests: vec![init::NAME.to_owned()],
         world: None,
-        timeout: options.timeout,
+        timeout: options.timeout(),
         patience: patience(options),
         agent: !options.no_agent,
         seconds: options.seconds,

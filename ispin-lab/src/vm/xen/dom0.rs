@@ -61,7 +61,7 @@ pub struct News {
     pub console: Vec<String>,
     /// A step that has begun, in words.
     pub step: Option<&'static str>,
-    /// Whether the console shows a fault.
+    /// Whether the console shows a fault, or a guest died.
     pub fault: bool,
 }
 
@@ -109,6 +109,8 @@ impl Dom0 {
                 news.step = self.step.begins();
             }
         }
+        // The other guests would wait for it for ever.
+        news.fault |= !self.gone.is_empty();
         Ok(news)
     }
 

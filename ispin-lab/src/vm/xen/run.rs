@@ -206,7 +206,7 @@ impl<'a> Lab<'a> {
             },
             guests: names,
             world: Some(World { pcpus: xen.pcpus(), workload: self.workload.name.to_owned() }),
-            timeout: options.timeout,
+            timeout: options.timeout(),
             patience: patience(options),
             agent: !options.no_agent,
             seconds: options.seconds,
