@@ -1,6 +1,5 @@
 //! One boot, from QEMU's start to its end: snapshots go to the sinks, messages are read, faults become errors.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,12 +11,12 @@ use ispin_agent::model::Snapshot;
 use ispin_agent::sink::{Outputs, Sink};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::boot::{Boot, Observed};
 use super::gaps::Gaps;
 use super::guest::{Guest, Stage};
-use super::merge::{Merge, World};
+use super::merge::Merge;
 use super::ports::Shared;
-use super::qemu::{self, Machine};
-use super::report::LoadResult;
+use super::qemu;
 use super::steps::{Steps, last_lines};
 use super::trace_file::TraceFile;
 use super::xen::dom0::Dom0;
@@ -27,48 +26,6 @@ use super::{console, init};
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a fault that was seen on the console has for telling the rest.
 const SETTLE: Duration = Duration::from_secs(3);
-
-/// What one boot is to do.
-pub struct Boot {
-    /// The machine, but for its console and ports.
-    pub machine: Machine,
-    /// Names of the guests.
-    pub guests: Vec<String>,
-    /// What the guests share, if they are guests of Xen.
-    pub world: Option<World>,
-    /// Silence that ends the run, in time of the host.
-    pub timeout: Duration,
-    /// More of it while the load runs, for runs in which nothing comes meanwhile.
-    pub patience: Duration,
-    /// Whether the agent sends snapshots.
-    pub agent: bool,
-    /// Length of the load in time of the guest, s.
-    pub seconds: f64,
-    /// Gets the console.
-    pub keep_console: Option<PathBuf>,
-}
-
-/// What came of it.
-#[derive(Debug, Default)]
-pub struct Observed {
-    /// The last snapshot, if there was an agent.
-    pub last: Option<Snapshot>,
-    /// Who published slots; `None` = the kernel has no informed locks.
-    pub source: Option<String>,
-    /// What the load reported, by guest.
-    pub results: Vec<(String, LoadResult)>,
-    /// Numbers that Xen gave to the guests.
-    pub domains: BTreeMap<String, u32>,
-    /// The most that the host made the machine wait at a time while the load ran; `None` = it is not known.
-    pub gap: Option<Duration>,
-}
-
-impl Observed {
-    /// What the load of the first guest reported.
-    pub fn result(&self) -> Option<&LoadResult> {
-        self.results.first().map(|(_, result)| result)
-    }
-}
 
 /// The state of a boot.
 struct Relay<'a> {

@@ -4,8 +4,8 @@ use ispin_agent::model::Snapshot;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
+use super::boot::Observed;
 use super::options::{Hypervisor, VmOptions};
-use super::relay::Observed;
 use super::report::LoadResult;
 
 /// Of a run that went well.

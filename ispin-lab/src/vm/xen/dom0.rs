@@ -194,7 +194,11 @@ impl Dom0 {
                     self.said()
                 );
             }
-            let Some((_, sent)) = self.sent.iter().find(|(sent, _)| sent == name) else { continue };
+            let sent = match self.sent.iter().find(|(sent, _)| sent == name) {
+                Some((_, sent)) => sent,
+                None if self.ended() => bail!("dom0 did not tell how much it handed on of what {name} sent"),
+                None => continue,
+            };
             if *sent != guest.received() {
                 bail!(
                     "of what the guest {name} sent some was lost: {sent:?} bytes left dom0, {:?} came",
@@ -276,6 +280,7 @@ mod tests {
         assert!(dom0(&["ispin: gone g1"]).verdict(&guests).unwrap_err().to_string().contains("g1 died"));
         assert!(dom0(&["ispin: sent g1 0 7"]).verdict(&guests).unwrap_err().to_string().contains("lost"));
         dom0(&["ispin: sent g1 0 0"]).verdict(&guests).expect("nothing was lost");
+        assert!(dom0(&["ispin: end 0"]).verdict(&guests).unwrap_err().to_string().contains("did not tell"));
     }
 
     #[test]

@@ -9,8 +9,8 @@ use ispin_agent::interval::Figures;
 use ispin_agent::model::Vcpu;
 use serde::{Deserialize, Serialize};
 
+use crate::vm::boot::Observed;
 use crate::vm::options::VmOptions;
-use crate::vm::relay::Observed;
 
 /// One run. The first part says which; two runs with the same one are the same run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
