@@ -127,8 +127,8 @@ fn main() -> ExitCode {
 fn xen_matrix(file: &Path, out: &Path, plot: Option<&Path>, part: Share) -> Result<String> {
     let experiment = xen::experiment::Experiment::read(file)?;
     let varied: Vec<String> = experiment.vary.keys().cloned().collect();
-    let mut results = xen::results::ResultFile::open(out, &varied)?;
-    let done = xen::matrix::run(&experiment, &mut results, part);
+    let mut results = xen::cells::ResultFile::open(out, &varied)?;
+    let done = xen::matrix::run_missing(&experiment, &mut results, part);
     let summary = xen::matrix::summary(&experiment, results.rows())?;
     if let Some(path) = plot {
         xen::plot::draw(&experiment, results.rows(), path)?;

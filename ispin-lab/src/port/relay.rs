@@ -1,6 +1,6 @@
 //! dom0's side: what comes through the rings, and the guests' consoles, goes into the serial ports of the machine.
 //!
-//! It tells what happens in lines of its own, which the init script of dom0 sends to the host:
+//! It tells what happens in lines of its own, which go to the host. They begin with the [`MARK`] of the init scripts:
 //!
 //! | line | meaning |
 //! |---|---|
@@ -21,6 +21,7 @@ use anyhow::{Context, Error, Result, ensure};
 use super::ring::{Reader, layout};
 use super::xenstore::Store;
 use super::{KEY, grants};
+use crate::vm::init::MARK;
 
 /// How often the rings are looked at: a ring holds several snapshots, and each look takes dom0 some instructions.
 const LOOK: Duration = Duration::from_millis(20);
@@ -65,8 +66,7 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
             searched = Some(Instant::now());
         }
         for line in &mut lines {
-            let about = || format!("guest {}", line.name);
-            let about = about();
+            let about = format!("guest {}", line.name);
             line.advance(&mut store, search, tell).context(about)?;
         }
         if !started && lines.iter().all(|line| matches!(line.state, State::Ready(_))) {
@@ -74,7 +74,7 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
             let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?;
             let ns = (since + LEAD).as_nanos() as u64;
             // Told first: from the start on dom0 is to be quiet.
-            writeln!(tell, "start {ns}").context("telling the start")?;
+            writeln!(tell, "{MARK}start {ns}").context("telling the start")?;
             for line in &mut lines {
                 if let State::Ready(reader) = &mut line.state {
                     reader.set_start_ns(ns);
@@ -138,7 +138,7 @@ impl Line {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
             State::Absent if search => match self.find(store)? {
                 Some(reader) => {
-                    writeln!(tell, "found {}", self.name)?;
+                    writeln!(tell, "{MARK}found {}", self.name)?;
                     State::Found(reader)
                 }
                 None if self.alive(store)? => State::Absent,
@@ -147,7 +147,7 @@ impl Line {
             State::Found(mut reader) => {
                 let ended = self.copy(&mut reader)?;
                 if reader.ready() {
-                    writeln!(tell, "ready {}", self.name)?;
+                    writeln!(tell, "{MARK}ready {}", self.name)?;
                     State::Ready(reader)
                 } else {
                     self.next(reader, ended, store, search, tell, State::Found)?
@@ -175,7 +175,7 @@ impl Line {
     ) -> Result<State> {
         if ended {
             let sent: Vec<String> = self.ports.iter().map(|(_, bytes)| bytes.to_string()).collect();
-            writeln!(tell, "sent {} {}", self.name, sent.join(" "))?;
+            writeln!(tell, "{MARK}sent {} {}", self.name, sent.join(" "))?;
             return Ok(State::Ended(Instant::now()));
         }
         if search && !self.alive(store)? {
@@ -185,7 +185,7 @@ impl Line {
     }
 
     fn gone(&self, tell: &mut dyn Write) -> Result<State> {
-        writeln!(tell, "gone {}", self.name)?;
+        writeln!(tell, "{MARK}gone {}", self.name)?;
         Ok(State::Ended(Instant::now()))
     }
 

@@ -32,7 +32,9 @@ pub enum Stage {
 /// One guest.
 pub struct Guest {
     name: String,
-    /// Before what is said about it, where there are several.
+    /// Whether there are others.
+    among: bool,
+    /// Before what is said about it, where there are.
     prefix: String,
     agent: bool,
     console_port: Lines,
@@ -67,6 +69,7 @@ impl Guest {
         let port = |what: &str| Lines::new(format!("{what} of {name}"));
         Ok(Self {
             name: name.to_owned(),
+            among,
             prefix: if among { format!("{name}: ") } else { String::new() },
             agent,
             console_port: port("the console")?,
@@ -94,10 +97,10 @@ impl Guest {
         self.console_port.shared()
     }
 
-    /// Its ports, by their name.
+    /// Its ports, by their name. Guests of Xen have all of them.
     pub fn ports(&self) -> Vec<(&'static str, &Shared)> {
         let mut ports = vec![(init::REPORT, self.report_port.shared())];
-        if self.agent {
+        if self.agent || self.among {
             ports.push((init::SNAPSHOTS, self.snapshot_port.shared()));
         }
         ports
@@ -212,6 +215,12 @@ impl Guest {
         Ok(())
     }
 
+    /// Whether it cannot come to a good end any more: others may wait for it.
+    pub fn failed(&self) -> bool {
+        let bad = |code: Option<i32>| code.is_some_and(|code| code != 0);
+        self.error.is_some() || bad(self.load_exit) || bad(self.end)
+    }
+
     /// Whether its init script came to its end.
     pub fn ended(&self) -> bool {
         self.end.is_some()
@@ -290,7 +299,13 @@ mod tests {
         write(guest.ports()[1].1, &snapshot(2, true));
         guest.take().expect("take");
         guest.verdict().expect("well");
-        assert_eq!((guest.source(), guest.ended()), (Some("xen"), true));
+        assert_eq!((guest.source(), guest.ended(), guest.failed()), (Some("xen"), true, false));
+        write(guest.ports()[0].1, "ispin: error no room\n");
+        guest.take().expect("take");
+        assert!(
+            guest.failed()
+                && guest.faultless(None).unwrap_err().to_string().contains("g1: in the guest: no room")
+        );
     }
 
     #[test]

@@ -218,9 +218,9 @@ impl Plan {
                        done\n";
         }
         if let Way::Shared { offset_us } = self.way {
-            let _ = write!(
+            let _ = writeln!(
                 script,
-                "{CARRIER} start {PIPES} --offset-us {offset_us} >&3 2>&3 || fail \"the start did not come\"\n"
+                "{CARRIER} start {PIPES} --offset-us {offset_us} >&3 2>&3 || fail \"the start did not come\""
             );
         }
         if self.lock.is_some() {

@@ -14,8 +14,10 @@
 //! | [`console`] | what went wrong, read from the kernel's console |
 //! | `report` | what the init script tells the host |
 //! | `guest` | one guest, as the host hears it |
+//! | `gaps` | whether the host let the machine run |
 //! | `merge` | the snapshots of several guests, made one stream |
 //! | `run` | a whole run, from building to the closing table |
+//! | `boot` | what one boot is to do, and what came of it |
 //! | `relay` | one boot, from QEMU's start to its end: snapshots to sinks, faults to errors |
 //! | `trace_file` | the file of `--trace` |
 //! | `result` | the closing table |
@@ -23,9 +25,11 @@
 //! | [`rival`] | other observers, to compare costs |
 
 pub mod accel;
+mod boot;
 mod cache;
 mod checkout;
 pub mod console;
+mod gaps;
 mod guest;
 pub mod image;
 pub mod init;
@@ -47,6 +51,7 @@ mod steps;
 mod trace_file;
 pub mod xen;
 
+pub use boot::Observed;
 pub use options::VmOptions;
-pub use relay::Observed;
+
 pub use run::{observe, run};

@@ -11,11 +11,12 @@ use ispin_agent::model::Snapshot;
 use ispin_agent::sink::{Outputs, Sink};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::boot::{Boot, Observed};
+use super::gaps::Gaps;
 use super::guest::{Guest, Stage};
-use super::merge::{Merge, World};
+use super::merge::Merge;
 use super::ports::Shared;
-use super::qemu::{self, Machine};
-use super::report::LoadResult;
+use super::qemu;
 use super::steps::{Steps, last_lines};
 use super::trace_file::TraceFile;
 use super::xen::dom0::Dom0;
@@ -25,44 +26,6 @@ use super::{console, init};
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a fault that was seen on the console has for telling the rest.
 const SETTLE: Duration = Duration::from_secs(3);
-
-/// What one boot is to do.
-pub struct Boot {
-    /// The machine, but for its console and ports.
-    pub machine: Machine,
-    /// Names of the guests.
-    pub guests: Vec<String>,
-    /// What the guests share, if they are guests of Xen.
-    pub world: Option<World>,
-    /// Silence that ends the run, in time of the host.
-    pub timeout: Duration,
-    /// More of it while the load runs, for runs in which nothing comes meanwhile.
-    pub patience: Duration,
-    /// Whether the agent sends snapshots.
-    pub agent: bool,
-    /// Length of the load in time of the guest, s.
-    pub seconds: f64,
-    /// Gets the console.
-    pub keep_console: Option<PathBuf>,
-}
-
-/// What came of it.
-#[derive(Debug, Default)]
-pub struct Observed {
-    /// The last snapshot, if there was an agent.
-    pub last: Option<Snapshot>,
-    /// Who published slots; `None` = the kernel has no informed locks.
-    pub source: Option<String>,
-    /// What the load reported, by guest.
-    pub results: Vec<(String, LoadResult)>,
-}
-
-impl Observed {
-    /// What the load of the first guest reported.
-    pub fn result(&self) -> Option<&LoadResult> {
-        self.results.first().map(|(_, result)| result)
-    }
-}
 
 /// The state of a boot.
 struct Relay<'a> {
@@ -77,6 +40,9 @@ struct Relay<'a> {
     waiting: Vec<Box<dyn Sink>>,
     outputs: Option<Outputs>,
     last: Option<Snapshot>,
+    /// Is there once QEMU runs.
+    gaps: Option<Gaps>,
+    told: Stage,
     faulty_since: Option<Instant>,
     heard: (u64, Instant),
 }
@@ -91,6 +57,7 @@ pub fn run(
     let mut relay = Relay::new(boot, sinks, trace, steps)?;
     steps.progress.step(if boot.world.is_some() { "booting Xen" } else { "booting the guest" });
     let mut qemu = relay.start()?;
+    relay.gaps = Some(Gaps::of(qemu.pid()));
     let end = relay.until_off(&mut qemu);
     let (failed, _) = relay.outputs.take().map(Outputs::finish).unwrap_or_default();
     let verdict = match &end {
@@ -146,6 +113,8 @@ impl<'a> Relay<'a> {
             waiting: sinks,
             outputs: None,
             last: None,
+            gaps: None,
+            told: Stage::Silent,
             faulty_since: None,
             heard: (0, Instant::now()),
         })
@@ -210,6 +179,10 @@ impl<'a> Relay<'a> {
             let off = qemu.try_wait()?.is_some();
             qemu.listen()?;
             self.take()?;
+            let loading = self.loading();
+            if let Some(gaps) = &mut self.gaps {
+                gaps.look(loading);
+            }
             if off || self.faulty_since.is_some_and(|since| since.elapsed() >= SETTLE) {
                 return Ok(End::Off);
             }
@@ -239,7 +212,9 @@ impl<'a> Relay<'a> {
                 Some(_) => format!("{}| ", self.guests[number].name()),
             };
             self.keep(&prefix, &news.console)?;
-            if news.console.iter().any(|line| console::judge(line).is_some()) {
+            // The other guests of Xen would wait for it for ever; a machine of its own goes off.
+            let waited_for = self.dom0.is_some() && self.guests[number].failed();
+            if waited_for || news.console.iter().any(|line| console::judge(line).is_some()) {
                 self.faulty_since.get_or_insert_with(Instant::now);
             }
             if news.moved {
@@ -281,8 +256,13 @@ impl<'a> Relay<'a> {
         self.guests.iter().any(|guest| guest.stage() == Stage::Loading)
     }
 
-    fn tell_stage(&self) {
-        let (one, several) = match self.stage() {
+    fn tell_stage(&mut self) {
+        let stage = self.stage();
+        if stage == self.told {
+            return;
+        }
+        self.told = stage;
+        let (one, several) = match stage {
             Stage::Silent => return,
             Stage::Booted => ("the guest has booted", "the guests have booted"),
             Stage::Loading => ("the load runs", "the loads run"),
@@ -349,6 +329,7 @@ impl<'a> Relay<'a> {
         if let Some(dom0) = &self.dom0 {
             dom0.verdict(&self.guests)?;
         }
+        self.guests.iter().filter(|guest| guest.failed()).try_for_each(Guest::verdict)?;
         if self.guests.iter().any(|guest| !guest.ended()) || self.dom0.as_ref().is_some_and(|it| !it.ended())
         {
             let status = qemu.try_wait()?.map_or_else(|| "still runs".to_owned(), describe);
@@ -373,6 +354,8 @@ impl<'a> Relay<'a> {
             last: self.last,
             source: self.guests.iter().find_map(|guest| guest.source().map(str::to_owned)),
             results: self.guests.iter().filter_map(result).collect(),
+            domains: self.dom0.as_ref().map(|dom0| dom0.domains().clone()).unwrap_or_default(),
+            gap: self.gaps.as_ref().and_then(Gaps::longest),
         }
     }
 }

@@ -4,8 +4,8 @@ use ispin_agent::model::Snapshot;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
+use super::boot::Observed;
 use super::options::{Hypervisor, VmOptions};
-use super::relay::Observed;
 use super::report::LoadResult;
 
 /// Of a run that went well.
@@ -147,7 +147,7 @@ mod tests {
             ..Snapshot::default()
         };
         let results = vec![("vm0".to_owned(), result(None, ""))];
-        let observed = Observed { last: Some(last), source: None, results };
+        let observed = Observed { last: Some(last), source: None, results, ..Observed::default() };
         let text = table(&options(&["--lock", "hvm", "--vcpus", "2"]), &observed);
         for (name, value) in
             [("takes", "140"), ("acquires", "142"), ("deferrals", "6"), ("LWP", "4"), ("lost", "unpaired 4")]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use ispin_agent::signals::Signals;
 
+use super::boot::{Boot, Observed};
 use super::image::Image;
 use super::init::{self, Plan, Way};
 use super::kernel::Kernel;
@@ -16,7 +17,7 @@ use super::ports::Shared;
 use super::programs::Programs;
 use super::progress::Progress;
 use super::qemu::{self, Machine, Mode};
-use super::relay::{self, Boot, Observed};
+use super::relay;
 use super::rival::{self, BPFTRACE, BPFTRACE_HEADERS, Rival};
 use super::steps::Steps;
 use super::trace_file::TraceFile;
@@ -75,7 +76,7 @@ pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
         },
         guests: vec![init::NAME.to_owned()],
         world: None,
-        timeout: options.timeout,
+        timeout: options.timeout(),
         patience: patience(options),
         agent: !options.no_agent,
         seconds: options.seconds,

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -47,6 +48,14 @@ impl TraceFile {
         Ok(metadata.with_context(|| format!("{} {}", self.option, self.path.display()))?.len())
     }
 
+    /// What is in it.
+    pub fn content(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.len()? as usize];
+        let reading = || format!("{} {}", self.option, self.path.display());
+        self.shared.file().read_exact_at(&mut bytes, 0).with_context(reading)?;
+        Ok(bytes)
+    }
+
     /// Gives it its name, in place of what was there.
     pub fn complete(&self) -> Result<()> {
         let failed =
@@ -71,6 +80,7 @@ mod tests {
         std::fs::write(file.shared().path(), b"content").expect("write");
         assert_eq!(file.len().expect("len"), 7);
         assert!(!path.exists());
+        assert_eq!(file.content().expect("content"), b"content");
         file.complete().expect("complete");
         assert_eq!(std::fs::read(&path).expect("read"), b"content");
         let again = TraceFile::new("--trace", &path).expect("new");

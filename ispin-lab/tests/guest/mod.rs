@@ -35,7 +35,20 @@ pub fn find(variant: &[&str]) -> Result<PathBuf, String> {
             return Err(format!("there is no {needed}; `cargo xtask test` installs it"));
         }
     }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("guest-patch").join("build");
+    let folder = build("guest-patch", variant)?;
+    if folder.join("bzImage").is_file() {
+        return Ok(folder);
+    }
+    Err(format!("{} holds no bzImage", folder.display()))
+}
+
+/// The patched Xen, by the same rule.
+pub fn find_xen() -> Result<PathBuf, String> {
+    build("xen-patch", &[])
+}
+
+fn build(patch: &str, variant: &[&str]) -> Result<PathBuf, String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(patch).join("build");
     let mut build = Command::new(&script);
     build.args(variant);
     if std::env::var_os("CI").is_none() {
@@ -43,10 +56,10 @@ pub fn find(variant: &[&str]) -> Result<PathBuf, String> {
     }
     let output = build.stderr(Stdio::inherit()).output().map_err(|e| format!("{}: {e}", script.display()))?;
     let folder = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if output.status.success() && folder.join("bzImage").is_file() {
+    if output.status.success() && folder.is_dir() {
         return Ok(folder);
     }
-    Err(format!("no such guest kernel is built; `guest-patch/build {}` builds it", variant.join(" ")))
+    Err(format!("it is not built; `{patch}/build {}` builds it", variant.join(" ")))
 }
 
 pub fn vm(kernel: &Path, arguments: &[&str]) -> Command {

@@ -1,6 +1,8 @@
 //! dom0 as the host hears it: the console of the machine, on which Xen and dom0's kernel write, and what dom0's init
 //! script and the relay in it tell (`port::relay` has the list).
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail};
 
 use super::REPORT;
@@ -35,6 +37,8 @@ pub struct Dom0 {
     error: Option<String>,
     /// Bytes that dom0 handed on, by guest and channel.
     sent: Vec<(String, Vec<u64>)>,
+    /// Numbers that Xen gave to the guests.
+    domains: BTreeMap<String, u32>,
     /// Guests that died.
     gone: Vec<String>,
     end: Option<i32>,
@@ -57,7 +61,7 @@ pub struct News {
     pub console: Vec<String>,
     /// A step that has begun, in words.
     pub step: Option<&'static str>,
-    /// Whether the console shows a fault.
+    /// Whether the console shows a fault, or a guest died.
     pub fault: bool,
 }
 
@@ -72,6 +76,7 @@ impl Dom0 {
             step: Step::Nothing,
             error: None,
             sent: vec![],
+            domains: BTreeMap::new(),
             gone: vec![],
             end: None,
         })
@@ -104,6 +109,8 @@ impl Dom0 {
                 news.step = self.step.begins();
             }
         }
+        // The other guests would wait for it for ever.
+        news.fault |= !self.gone.is_empty();
         Ok(news)
     }
 
@@ -129,6 +136,10 @@ impl Dom0 {
                 let bytes = words.map(str::parse).collect::<Result<_, _>>()?;
                 self.sent.push((name, bytes));
             }
+            "domain" => {
+                let (name, domain) = rest.split_once(' ').context("a domain without a number")?;
+                self.domains.insert(name.to_owned(), domain.parse()?);
+            }
             "gone" => self.gone.push(rest.to_owned()),
             "error" => {
                 self.error.get_or_insert_with(|| rest.to_owned());
@@ -138,6 +149,11 @@ impl Dom0 {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Numbers that Xen gave to the guests.
+    pub fn domains(&self) -> &BTreeMap<String, u32> {
+        &self.domains
     }
 
     /// How far it was, for the message of a run that ends early.
@@ -178,7 +194,11 @@ impl Dom0 {
                     self.said()
                 );
             }
-            let Some((_, sent)) = self.sent.iter().find(|(sent, _)| sent == name) else { continue };
+            let sent = match self.sent.iter().find(|(sent, _)| sent == name) {
+                Some((_, sent)) => sent,
+                None if self.ended() => bail!("dom0 did not tell how much it handed on of what {name} sent"),
+                None => continue,
+            };
             if *sent != guest.received() {
                 bail!(
                     "of what the guest {name} sent some was lost: {sent:?} bytes left dom0, {:?} came",
@@ -237,9 +257,16 @@ mod tests {
 
     #[test]
     fn its_steps_are_understood() {
-        let it =
-            dom0(&["ispin: boot", "ispin: tools", "ispin: created", "ispin: found g1", "ispin: start 5"]);
+        let it = dom0(&[
+            "ispin: boot",
+            "ispin: tools",
+            "ispin: domain g1 3",
+            "ispin: created",
+            "ispin: found g1",
+            "ispin: start 5",
+        ]);
         assert_eq!((it.step, it.ended()), (Step::Started, false));
+        assert_eq!(it.domains()["g1"], 3);
         assert!(dom0(&["ispin: end 0"]).ended());
         assert!(!dom0(&["ispin: end 1"]).ended());
         let it = dom0(&["xl: no memory", "ispin: error xl could not create g2"]);
@@ -253,6 +280,7 @@ mod tests {
         assert!(dom0(&["ispin: gone g1"]).verdict(&guests).unwrap_err().to_string().contains("g1 died"));
         assert!(dom0(&["ispin: sent g1 0 7"]).verdict(&guests).unwrap_err().to_string().contains("lost"));
         dom0(&["ispin: sent g1 0 0"]).verdict(&guests).expect("nothing was lost");
+        assert!(dom0(&["ispin: end 0"]).verdict(&guests).unwrap_err().to_string().contains("did not tell"));
     }
 
     #[test]

@@ -108,6 +108,7 @@ for guest in NAMES; do
     xl create -q GUESTS/$guest.cfg >&3 2>&3 || fail "xl could not create $guest"
     rm /run/$guest.cpio
     domain=$(xl domid $guest) || fail "$guest was gone at once"
+    tell "domain $guest $domain"
     domains="$domains --guest $guest:$domain"
 done
 tell created

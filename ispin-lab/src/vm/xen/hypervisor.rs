@@ -60,7 +60,7 @@ pub fn parameters(options: &XenOptions) -> Vec<String> {
     if let Some(ms) = options.slice_ms {
         parameters.push(format!("sched_credit_tslice_ms={ms}"));
     }
-    if let Some(us) = options.ratelimit_us {
+    if let Some(us) = options.rate_limit_us() {
         parameters.push(format!("sched_ratelimit_us={us}"));
     }
     if let Some(policy) = options.policy().word() {
@@ -92,6 +92,8 @@ mod tests {
         for part in ["sched=credit2", "sched_credit_tslice_ms=5", "sched_ratelimit_us=4000", "ispin=firm"] {
             assert!(line.contains(part), "no {part} in {line}");
         }
+        let firm = XenOptions { policy: Some(Policy::Firm), slice_ms: Some(10), ..XenOptions::default() };
+        assert!(parameters(&firm).join(" ").ends_with("sched_ratelimit_us=10000 ispin=firm"));
         let off = XenOptions { policy: Some(Policy::Off), ..XenOptions::default() };
         assert!(!parameters(&off).join(" ").contains("ispin"));
     }

@@ -5,8 +5,9 @@ use ispin_agent::signals::Signals;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
+use super::cells::{ResultFile, Row, rows};
 use super::experiment::{Cell, Experiment, parse};
-use super::results::{ResultFile, Row, rows};
+use super::run;
 use crate::matrix::median;
 
 /// A share of the runs: number `part` of `parts`, so that several processes can work on one experiment.
@@ -32,7 +33,7 @@ impl std::str::FromStr for Share {
 }
 
 /// Runs what is missing of this share. A run that fails is told and left out; the others go on.
-pub fn run(experiment: &Experiment, results: &mut ResultFile, share: Share) -> Result<()> {
+pub fn run_missing(experiment: &Experiment, results: &mut ResultFile, share: Share) -> Result<()> {
     let plan = experiment.plan()?;
     let total = plan.len();
     let ours: Vec<(usize, Cell)> =
@@ -44,8 +45,15 @@ pub fn run(experiment: &Experiment, results: &mut ResultFile, share: Share) -> R
             continue;
         }
         eprintln!("{}: run {} of {total}: {}", experiment.title, i + 1, cell.command());
-        match super::run::observe(&parse(&cell.arguments)?) {
-            Ok(Some(observed)) => results.append(rows(&cell, &observed)?)?,
+        let options = parse(&cell.arguments)?;
+        match run::observe(&options) {
+            Ok(Some(observed)) => match run::gap(&options, &observed) {
+                Some(gap) => {
+                    failed += 1;
+                    eprintln!("ispin-lab: this run does not count: {}", run::told(gap));
+                }
+                None => results.append(rows(&cell, &observed)?)?,
+            },
             // Who read the output has gone, which is nobody here.
             Ok(None) => {}
             // It was not the run's fault.
@@ -57,7 +65,7 @@ pub fn run(experiment: &Experiment, results: &mut ResultFile, share: Share) -> R
         }
     }
     if failed > 0 {
-        bail!("{failed} runs failed; the same command tries them again");
+        bail!("{failed} runs failed or do not count; the same command tries them again");
     }
     Ok(())
 }
@@ -162,7 +170,7 @@ pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::tests::{cell, observed};
+    use super::super::cells::tests::{cell, observed};
     use super::*;
 
     #[test]

@@ -10,9 +10,13 @@
 //! | [`dom0_init`] | the script that is dom0's first process |
 //! | `dom0_image` | dom0's initramfs, with the guests' in it |
 //! | `dom0` | dom0 as the host hears it |
-//! | `run` | a run, put together |
-//! | [`experiment`], [`results`], [`matrix`], [`plot`] | experiments as data, the CSV that they accumulate in, their runs, and a picture of them |
+//! | [`xentrace`] | Xen's own trace of its scheduler |
+//! | `truth` | what the agents saw, against that trace |
+//! | [`results`] | the file in which runs accumulate |
+//! | `run` | a run, put together; several of them |
+//! | [`experiment`], [`cells`], [`matrix`], [`plot`] | experiments as data, the CSV that they accumulate in, their runs, and a picture of them |
 
+pub mod cells;
 pub mod debs;
 pub mod dom0;
 pub mod dom0_image;
@@ -24,7 +28,9 @@ pub mod options;
 pub mod plot;
 pub mod results;
 pub mod run;
+pub mod truth;
 pub mod vmlinux;
+pub mod xentrace;
 pub mod xl;
 
 /// Name of the port of dom0's init script.

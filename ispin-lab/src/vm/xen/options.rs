@@ -31,7 +31,7 @@ pub enum Policy {
     Slice,
     /// The end of the rate limit, before which nothing ends the quantum
     Ratelimit,
-    /// The end of the time slice, which nothing ends early
+    /// The end of the time slice, which nothing ends early: the rate limit is as long, unless told otherwise
     Firm,
     /// Nothing: Xen as it comes
     Off,
@@ -95,7 +95,8 @@ pub struct XenOptions {
     /// Length of a time slice of credit in milliseconds, 1 to 1000 [default: 30]
     #[arg(long, value_name = "MS")]
     pub slice_ms: Option<u32>,
-    /// Time before which no vCPU that wakes up ends a quantum, microseconds, 0 to 500000 [default: 1000]
+    /// Time before which no vCPU that wakes up ends a quantum, microseconds, 0 to 500000 [default: 1000; firm: the
+    /// time slice]
     #[arg(long, value_name = "US")]
     pub ratelimit_us: Option<u32>,
     /// Runs, with the seeds N, N+1, ... [default: 1]
@@ -112,6 +113,8 @@ pub struct XenOptions {
     pub xen: Option<PathBuf>,
 }
 
+/// Length of a time slice of credit if nothing is said.
+const DEFAULT_SLICE_MS: u32 = 30;
 /// The slots that fit into the page that Xen shares with a guest.
 const MOST_VCPUS: u32 = 28;
 /// Two ports of the machine per guest, and its console.
@@ -141,6 +144,12 @@ impl XenOptions {
     /// The scheduler.
     pub fn scheduler(&self) -> Scheduler {
         self.scheduler.unwrap_or(Scheduler::Credit)
+    }
+
+    /// The rate limit, if it is not Xen's own.
+    pub fn rate_limit_us(&self) -> Option<u32> {
+        let whole_slice = || self.slice_ms.unwrap_or(DEFAULT_SLICE_MS) * 1000;
+        self.ratelimit_us.or_else(|| (self.policy() == Policy::Firm).then(whole_slice))
     }
 
     /// How many runs.
@@ -195,7 +204,13 @@ impl XenOptions {
                 "--slice-ms: credit2 has no time slice of a fixed length; leave it out, or --scheduler credit"
             );
         }
-        if let (Some(slice), Some(limit)) = (self.slice_ms, self.ratelimit_us)
+        if self.scheduler() == Scheduler::Credit2 && self.policy() == Policy::Firm {
+            bail!(
+                "--policy firm: credit2 has no firm quanta; take --policy ratelimit, or --scheduler credit"
+            );
+        }
+        let slice = self.slice_ms.unwrap_or(DEFAULT_SLICE_MS);
+        if let Some(limit) = self.ratelimit_us
             && limit > slice * 1000
         {
             bail!("--ratelimit-us {limit}: longer than the time slice of {slice} ms");
@@ -251,6 +266,8 @@ mod tests {
         let credit2 = Some(Scheduler::Credit2);
         let slice = XenOptions { scheduler: credit2, slice_ms: Some(5), ..none() };
         assert!(refused(slice, 2).contains("credit2"));
+        let firm = XenOptions { scheduler: credit2, policy: Some(Policy::Firm), ..none() };
+        assert!(refused(firm, 2).contains("--policy firm"));
         let limit = XenOptions { slice_ms: Some(1), ratelimit_us: Some(1001), ..none() };
         assert!(refused(limit, 2).contains("--ratelimit-us 1001"));
         let alone = XenOptions { policy: Some(Policy::Firm), ..none() }.refuse_without_xen().unwrap_err();

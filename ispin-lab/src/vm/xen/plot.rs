@@ -7,9 +7,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
+use super::cells::Row;
 use super::experiment::{Cell, Experiment};
 use super::matrix::Run;
-use super::results::Row;
 use crate::matrix::median;
 
 const COLUMN: u32 = 420;
@@ -217,8 +217,8 @@ fn dots(points: &[(f64, Spread)], color: RGBColor, place: fn(f64) -> f64) -> Vec
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::rows;
-    use super::super::results::tests::observed;
+    use super::super::cells::rows;
+    use super::super::cells::tests::observed;
     use super::*;
 
     #[test]

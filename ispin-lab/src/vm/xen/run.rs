@@ -1,8 +1,10 @@
 //! A run under Xen, from building to the closing table; several with `--repeats`.
 
+use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use ispin_agent::signals::Signals;
 use ispin_agent::sink::Sink;
 
@@ -11,8 +13,12 @@ use super::dom0_image::{self, Guest};
 use super::dom0_init::{self, GUESTS};
 use super::hypervisor::{self, DOM0_MB};
 use super::options::{Policy, XenOptions};
+use super::results::{ResultFile, Row};
+use super::truth;
+use super::xentrace;
 use super::xl::Config;
 use crate::load::Workload;
+use crate::vm::boot::{Boot, Observed};
 use crate::vm::checkout;
 use crate::vm::image::Image;
 use crate::vm::init::Way;
@@ -21,7 +27,7 @@ use crate::vm::options::VmOptions;
 use crate::vm::ports::Shared;
 use crate::vm::progress::Progress;
 use crate::vm::qemu::{Dom0, Machine};
-use crate::vm::relay::{self, Boot, Observed};
+use crate::vm::relay;
 use crate::vm::run::{Built, add_scripts, find_workload, parameters, patience, plan, tell};
 use crate::vm::steps::Steps;
 use crate::vm::trace_file::TraceFile;
@@ -37,14 +43,29 @@ const DOM0_PARAMETERS: [&str; 6] =
 /// Does a whole run, or several, and tells what came of it.
 pub fn run(options: &VmOptions) -> Result<()> {
     options.validate()?;
-    match observe(options)? {
-        Some(observed) => tell(options, &observed),
-        None => Ok(()),
+    if options.xen.repeats() > 1 || options.xen.results.is_some() {
+        return repeat(options);
     }
+    let Some((observed, rows)) = once(options)? else { return Ok(()) };
+    tell(options, &observed)?;
+    if let Some(gap) = gap(options, &observed) {
+        eprintln!("{}: such waits look like preemptions; --deterministic has none", told(gap));
+    }
+    if let Some(rows) = rows {
+        eprint!("{}", truth::table(&rows));
+    }
+    Ok(())
 }
 
 /// Does a whole run. `None` = who read the output has gone, so it was ended early.
 pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
+    Ok(once(options)?.map(|(observed, _)| observed))
+}
+
+/// The second part is there with `--xentrace`.
+type Once = Option<(Observed, Option<Vec<truth::Row>>)>;
+
+fn once(options: &VmOptions) -> Result<Once> {
     options.validate()?;
     let signals = Signals::catch()?;
     let progress = Progress::new();
@@ -54,9 +75,83 @@ pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
     let xentrace = options.xen.xentrace.as_deref();
     let xentrace = xentrace.map(|path| TraceFile::new("--xentrace", path)).transpose()?;
     let lab = Lab::prepare(options, &steps)?;
-    let observed = lab.boot(options.seed, sinks, xentrace.as_ref(), &steps)?;
+    let Some(observed) = lab.boot(options.seed, sinks, xentrace.as_ref(), &steps)? else { return Ok(None) };
     progress.finish();
-    Ok(observed)
+    let rows = match (&xentrace, &observed.last) {
+        (Some(file), Some(last)) => {
+            let trace = xentrace::parse(&file.content()?).context("--xentrace")?;
+            Some(truth::compare(&trace, &observed.domains, last).context("--xentrace")?)
+        }
+        _ => None,
+    };
+    Ok(Some((observed, rows)))
+}
+
+/// Runs with one seed after the other; each result is kept as soon as it is there. A run in which the host kept the
+/// machine from running does not count.
+fn repeat(options: &VmOptions) -> Result<()> {
+    let mut file = options.xen.results.as_deref().map(ResultFile::open).transpose()?;
+    let signals = Signals::catch()?;
+    let progress = Progress::new();
+    let steps = Steps { signals: &signals, progress: &progress };
+    let mut lab = None;
+    let mut discarded = vec![];
+    for (number, seed) in (options.seed..).take(options.xen.repeats() as usize).enumerate() {
+        let run = Row::of(options, seed);
+        let known = file.as_ref().and_then(|file| file.find(&run)).cloned();
+        let row = match known {
+            Some(row) => row,
+            None => {
+                let lab = match &lab {
+                    Some(lab) => lab,
+                    None => lab.insert(Lab::prepare(options, &steps)?),
+                };
+                progress.say(&format!("run {} of {}, seed {seed}", number + 1, options.xen.repeats()));
+                let Some(observed) = lab.boot(seed, vec![], None, &steps)? else { return Ok(()) };
+                if let Some(gap) = gap(options, &observed) {
+                    progress.say(&format!("seed {seed} does not count: {}", told(gap)));
+                    discarded.push(seed.to_string());
+                    continue;
+                }
+                let row = run.with(&observed);
+                if let Some(file) = &mut file {
+                    file.append(row.clone())?;
+                }
+                row
+            }
+        };
+        progress.finish();
+        let line = format!(
+            "seed {seed}: {:.0} operations/s, {} acquires, {} deferrals, LHP {}, LWP {}, {:.1} PSP/s, lost {}\n",
+            row.operations_per_s, row.acquires, row.deferrals, row.lhp, row.lwp, row.psp_per_s, row.lost
+        );
+        std::io::stdout().write_all(line.as_bytes()).context("printing the result")?;
+    }
+    if !discarded.is_empty() {
+        bail!(
+            "{} of {} runs do not count, those with the seeds {}: the host was too busy. The same command with --results \
+             runs only them again",
+            discarded.len(),
+            options.xen.repeats(),
+            discarded.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// A wait that is no longer does not look like a preemption that ends a quantum early.
+const LONGEST_GAP: Duration = Duration::from_millis(10);
+
+/// How long the host made the machine wait, if that was too long.
+/// How long the host made a run wait, if that is too long for it to count.
+pub fn gap(options: &VmOptions, observed: &Observed) -> Option<Duration> {
+    // While instructions are counted, the machine's clock waits with it.
+    observed.gap.filter(|&gap| !options.deterministic && gap > LONGEST_GAP)
+}
+
+/// The same in words.
+pub fn told(gap: Duration) -> String {
+    format!("the host made the machine wait for {} ms at a time while the load ran", gap.as_millis())
 }
 
 /// What all runs of one command line have in common.
@@ -114,7 +209,7 @@ impl<'a> Lab<'a> {
             },
             guests: names,
             world: Some(World { pcpus: xen.pcpus(), workload: self.workload.name.to_owned() }),
-            timeout: options.timeout,
+            timeout: options.timeout(),
             patience: patience(options),
             agent: !options.no_agent,
             seconds: options.seconds,
