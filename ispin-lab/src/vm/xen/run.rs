@@ -208,7 +208,11 @@ impl<'a> Lab<'a> {
                 ports: vec![],
             },
             guests: names,
-            world: Some(World { pcpus: xen.pcpus(), workload: self.workload.name.to_owned() }),
+            world: Some(World {
+                pcpus: xen.pcpus(),
+                workload: self.workload.name.to_owned(),
+                interval: options.interval,
+            }),
             timeout: options.timeout(),
             patience: patience(options),
             agent: !options.no_agent,
