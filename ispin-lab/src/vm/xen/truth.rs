@@ -1,8 +1,8 @@
 //! What the agents saw of their vCPUs' quanta, against what Xen's own trace says it granted.
 //!
-//! The trace begins before the guests do, so a vCPU's `slice_id` is the number of grants up to then. An agent sees an
-//! id at an event only; grants before its first and after its last event are in the trace alone. So it may have seen
-//! fewer, and never more.
+//! The trace begins before the guests do, so a vCPU's `slice_id` is at most the number of grants in it: a decision by
+//! which a quantum merely goes on is in the trace, too, and has no number. An agent sees an id at an event only; what
+//! was before its first and after its last event is in the trace alone. So it may have seen fewer, and never more.
 
 use std::collections::BTreeMap;
 

@@ -15,7 +15,7 @@ const STATES: u32 = 0x0000_0330;
 const YIELD: u32 = 0x0002_8005;
 /// A vCPU was switched in: quantum and dispatch are new.
 const SWITCH_NEXT: u32 = 0x0002_800f;
-/// A vCPU was granted another quantum on the pCPU on which it is.
+/// A vCPU goes on, on the pCPU on which it is: with another quantum, or with the rest of the one it has.
 const SWITCH_CONTINUE: u32 = 0x0002_8011;
 
 const RUNNING: u32 = 0;
@@ -29,7 +29,7 @@ pub type Key = (u32, u32);
 pub struct Counts {
     /// Switch-ins.
     pub switched_in: u64,
-    /// Quanta granted without a switch.
+    /// Decisions that it goes on.
     pub continued: u64,
     /// Lost its pCPU and would have gone on.
     pub preempted: u64,
@@ -40,7 +40,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Quanta granted.
+    /// Quanta granted, at most.
     pub fn grants(&self) -> u64 {
         self.switched_in + self.continued
     }
