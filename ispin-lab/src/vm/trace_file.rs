@@ -24,6 +24,10 @@ impl TraceFile {
         if path.is_dir() {
             bail!("{option} {0}: that is a folder; give the name of a file in it", path.display());
         }
+        // A device would be replaced by the file, for everybody.
+        if std::fs::metadata(&path).is_ok_and(|there| !there.is_file()) {
+            bail!("{option} {}: that is no ordinary file; name another place", path.display());
+        }
         let folder = path.parent().with_context(|| format!("{option}: give the name of a file"))?;
         let fd = open(folder, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
             .with_context(|| {
@@ -71,6 +75,12 @@ impl TraceFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_is_refused() {
+        let error = TraceFile::new("--trace", Path::new("/dev/null")).err().expect("refused");
+        assert!(format!("{error:#}").contains("no ordinary file"), "{error:#}");
+    }
 
     #[test]
     fn it_is_there_once_complete_and_not_before() {
