@@ -29,7 +29,9 @@ fn the_agent_counts_what_the_kernels_own_trace_holds() {
     let dir = tempfile::tempdir().expect("tempdir");
     for (lock, workload) in [("hvm", "dup"), ("pv", "futex")] {
         let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
-        let arguments = ["--lock", lock, "--workload", workload, "--soft-slice-ms", "2", "--seconds", "1"];
+        // Short quanta, and a csd shorter than many waits: some waits outlive their quantum wherever the phases fall.
+        let quanta = ["--soft-slice-ms", "0.3", "--csd", "1000"];
+        let arguments = [&["--lock", lock, "--workload", workload, "--seconds", "1"], &quanta[..]].concat();
         let mut command = vm(&kernel, &arguments);
         command.args(["--deterministic", "--trace"]).arg(&trace).arg("--json").arg(&snapshots);
         succeeds(&mut command);
@@ -52,10 +54,12 @@ fn a_broken_lock_is_caught_and_a_sound_one_is_not() {
             return;
         }
     };
+    // Long holds and short gaps: there is always somebody in the lock to meet.
     let load = ["--lock", "ticket", "--workload", "micro", "--seconds", "1", "--deterministic"];
-    succeeds(&mut vm(&sound, &load));
+    let inside = ["--", "--hold", "3000", "--gap", "100"];
+    succeeds(vm(&sound, &load).args(inside));
     // The same kernel with its lock left whole.
-    succeeds(&mut vm(&broken, &load));
-    let said = fails(vm(&broken, &load).args(["--append", "ispinlock.broken=1"]));
+    succeeds(vm(&broken, &load).args(inside));
+    let said = fails(vm(&broken, &load).args(["--append", "ispinlock.broken=1"]).args(inside));
     assert!(said.contains("the load found the lock broken"), "{said}");
 }
