@@ -106,7 +106,7 @@ def between(times, start, end):
 
 def compare_grants(where, events, vcpu, findings):
     """Numbers of quanta and dispatches against the scheduler's grants."""
-    grants = [grant.tsc for grant in vcpu.grants]
+    grants = [grant.tsc for grant in vcpu.grants if grant.quantum]
     arrivals = [grant.tsc for grant in vcpu.grants if grant.new]
     quanta = dispatches = 0
     seen = [event for _, event in events if slice_of(event)]

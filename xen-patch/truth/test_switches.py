@@ -107,6 +107,16 @@ class Comparison(unittest.TestCase):
         del self.records[-1]
         self.fails("1 quanta and 0 dispatches were published, 0 and 0 granted")
 
+    def test_what_only_the_rate_limit_forces_is_no_quantum(self):
+        kept = xentrace.record(xentrace.CREDIT_RATELIMIT, 10 * NS, 1 << 16, 9)
+        self.records[1:1] = [kept, granted(10 * NS, new=False, length=21 * NS)]
+        self.records[0] = granted(1 * NS, length=99 * NS)
+        self.assertEqual(self.run_switches()[0], 0)
+        del self.records[1]
+        # Without that record it would be a renewal.
+        self.records[3:3] = [granted(61 * NS + 5, new=False)]
+        self.fails("published")
+
     def test_a_switch_that_was_not_published(self):
         self.records[2:2] = [granted(40 * NS), left(41 * NS)]
         self.fails("1 quanta and 1 dispatches were published, 2 and 2 granted")

@@ -14,11 +14,14 @@ RUNSTATE_CHANGE = 0x00021001
 SWITCH_PREV = 0x0002800e
 SWITCH_NEXT = 0x0002800f
 CONTINUED = 0x00028011
+# TRC_SCHED_CLASS_EVT(CSCHED, 10): credit keeps a vCPU only because of its rate limit.
+CREDIT_RATELIMIT = 0x0002200a
 
 RUNNING, RUNNABLE, BLOCKED, OFFLINE = range(4)
 
-# What a vCPU was granted at `tsc`: `new` = it came to a pCPU, else it stayed; `length` in ns, None = no limit.
-Grant = namedtuple("Grant", ["tsc", "new", "length"])
+# What a vCPU was granted at `tsc`: `new` = it came to a pCPU, else it stayed; `quantum` = a new quantum, else the old one
+# with another end; `length` in ns, None = no limit.
+Grant = namedtuple("Grant", ["tsc", "new", "quantum", "length"])
 # When a vCPU left its pCPU, and as what: RUNNABLE = it was preempted.
 Leave = namedtuple("Leave", ["tsc", "state"])
 
@@ -40,6 +43,8 @@ class Xentrace:
 
     def __init__(self, path):
         self.vcpus = {}
+        # Whose next CONTINUED is no new quantum.
+        self.kept = set()
         self.lost = 0
         self.records = 0
         try:
@@ -80,9 +85,14 @@ class Xentrace:
         if event == LOST_RECORDS:
             self.lost += words[0]
         elif event == SWITCH_NEXT:
-            self._vcpu(words[0], words[1]).grants.append(Grant(tsc, True, signed(words[3])))
+            self._vcpu(words[0], words[1]).grants.append(Grant(tsc, True, True, signed(words[3])))
         elif event == CONTINUED:
-            self._vcpu(words[0], words[1]).grants.append(Grant(tsc, False, signed(words[3])))
+            who = (words[0], words[1])
+            self._vcpu(*who).grants.append(Grant(tsc, False, who not in self.kept, signed(words[3])))
+            self.kept.discard(who)
+        elif event == CREDIT_RATELIMIT:
+            # One word: the vCPU in its low half, the domain in the other one.
+            self.kept.add((words[0] >> 16, words[0] & 0xffff))
         elif event & ~0xff0 == RUNSTATE_CHANGE and event >> 8 & 3 == RUNNING:
             # One word: the vCPU in its low half, the domain in the other one.
             self._vcpu(words[0] >> 16, words[0] & 0xffff).leaves.append(Leave(tsc, event >> 4 & 3))
