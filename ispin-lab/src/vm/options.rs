@@ -219,8 +219,8 @@ impl VmOptions {
         }
         if self.xen.repeats() > 1 && !self.sinks.is_empty() {
             bail!(
-                "--repeats {}: the snapshots are those of one run; leave out --csv, --json, --lines and --listen, and \
-                 name a file for the results with --results",
+                "--repeats {}: the snapshots are those of one run; leave out --csv, --json, --lines and --listen; \
+                 `ispin-lab matrix` keeps results",
                 self.xen.repeats()
             );
         }
@@ -305,7 +305,7 @@ mod tests {
         let xen = |more: &[&str]| refused(&[&["--hypervisor", "xen"], more].concat());
         assert!(xen(&["--soft-slice-ms", "2"]).contains("real"));
         assert!(xen(&["--trace", "x.tar"]).contains("--xentrace"));
-        assert!(xen(&["--repeats", "3", "--csv", "x"]).contains("--results"));
+        assert!(xen(&["--repeats", "3", "--csv", "x"]).contains("matrix"));
         assert!(xen(&["--vcpus", "29"]).contains("--vcpus 29"));
     }
 }

@@ -12,7 +12,6 @@
 //! | `dom0` | dom0 as the host hears it |
 //! | [`xentrace`] | Xen's own trace of its scheduler |
 //! | `truth` | what the agents saw, against that trace |
-//! | [`results`] | the file in which runs accumulate |
 //! | `run` | a run, put together; several of them |
 //! | [`experiment`], [`cells`], [`matrix`], [`plot`] | experiments as data, the CSV that they accumulate in, their runs, and a picture of them |
 
@@ -26,7 +25,6 @@ pub mod hypervisor;
 pub mod matrix;
 pub mod options;
 pub mod plot;
-pub mod results;
 pub mod run;
 pub mod truth;
 pub mod vmlinux;

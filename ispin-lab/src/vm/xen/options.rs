@@ -102,9 +102,6 @@ pub struct XenOptions {
     /// Runs, with the seeds N, N+1, ... [default: 1]
     #[arg(long, value_name = "R")]
     pub repeats: Option<u32>,
-    /// CSV that gets a line per run; runs that are in it already are not run again
-    #[arg(long, value_name = "FILE")]
-    pub results: Option<PathBuf>,
     /// Also record Xen's own trace of its scheduler, and compare with it what the agents saw
     #[arg(long, value_name = "FILE")]
     pub xentrace: Option<PathBuf>,
@@ -173,7 +170,6 @@ impl XenOptions {
             ("slice-ms", self.slice_ms.is_some()),
             ("ratelimit-us", self.ratelimit_us.is_some()),
             ("repeats", self.repeats.is_some()),
-            ("results", self.results.is_some()),
             ("xentrace", self.xentrace.is_some()),
             ("xen", self.xen.is_some()),
         ];

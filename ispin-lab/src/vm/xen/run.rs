@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ispin_agent::signals::Signals;
 use ispin_agent::sink::Sink;
+use ispin_common::counters::Counters;
 
 use super::debs::Dom0Files;
 use super::dom0_image::{self, Guest};
 use super::dom0_init::{self, GUESTS};
 use super::hypervisor::{self, DOM0_MB};
 use super::options::{Policy, XenOptions};
-use super::results::{ResultFile, Row};
 use super::truth;
 use super::xentrace;
 use super::xl::Config;
@@ -43,7 +43,7 @@ const DOM0_PARAMETERS: [&str; 6] =
 /// Does a whole run, or several, and tells what came of it.
 pub fn run(options: &VmOptions) -> Result<()> {
     options.validate()?;
-    if options.xen.repeats() > 1 || options.xen.results.is_some() {
+    if options.xen.repeats() > 1 {
         return repeat(options);
     }
     let Some((observed, rows)) = once(options)? else { return Ok(()) };
@@ -87,50 +87,28 @@ fn once(options: &VmOptions) -> Result<Once> {
     Ok(Some((observed, rows)))
 }
 
-/// Runs with one seed after the other; each result is kept as soon as it is there. A run in which the host kept the
-/// machine from running does not count.
+/// Runs with one seed after the other, a line for each. A run in which the host kept the machine from running does not
+/// count. To keep results, and to go on where one was: `ispin-lab matrix`.
 fn repeat(options: &VmOptions) -> Result<()> {
-    let mut file = options.xen.results.as_deref().map(ResultFile::open).transpose()?;
     let signals = Signals::catch()?;
     let progress = Progress::new();
     let steps = Steps { signals: &signals, progress: &progress };
-    let mut lab = None;
+    let lab = Lab::prepare(options, &steps)?;
     let mut discarded = vec![];
     for (number, seed) in (options.seed..).take(options.xen.repeats() as usize).enumerate() {
-        let run = Row::of(options, seed);
-        let known = file.as_ref().and_then(|file| file.find(&run)).cloned();
-        let row = match known {
-            Some(row) => row,
-            None => {
-                let lab = match &lab {
-                    Some(lab) => lab,
-                    None => lab.insert(Lab::prepare(options, &steps)?),
-                };
-                progress.say(&format!("run {} of {}, seed {seed}", number + 1, options.xen.repeats()));
-                let Some(observed) = lab.boot(seed, vec![], None, &steps)? else { return Ok(()) };
-                if let Some(gap) = gap(options, &observed) {
-                    progress.say(&format!("seed {seed} does not count: {}", told(gap)));
-                    discarded.push(seed.to_string());
-                    continue;
-                }
-                let row = run.with(&observed);
-                if let Some(file) = &mut file {
-                    file.append(row.clone())?;
-                }
-                row
-            }
-        };
+        progress.say(&format!("run {} of {}, seed {seed}", number + 1, options.xen.repeats()));
+        let Some(observed) = lab.boot(seed, vec![], None, &steps)? else { return Ok(()) };
+        if let Some(gap) = gap(options, &observed) {
+            progress.say(&format!("seed {seed} does not count: {}", told(gap)));
+            discarded.push(seed.to_string());
+            continue;
+        }
         progress.finish();
-        let line = format!(
-            "seed {seed}: {:.0} operations/s, {} acquires, {} deferrals, LHP {}, LWP {}, {:.1} PSP/s, lost {}\n",
-            row.operations_per_s, row.acquires, row.deferrals, row.lhp, row.lwp, row.psp_per_s, row.lost
-        );
-        std::io::stdout().write_all(line.as_bytes()).context("printing the result")?;
+        std::io::stdout().write_all(line(seed, &observed).as_bytes()).context("printing the result")?;
     }
     if !discarded.is_empty() {
         bail!(
-            "{} of {} runs do not count, those with the seeds {}: the host was too busy. The same command with --results \
-             runs only them again",
+            "{} of {} runs do not count, those with the seeds {}: the host was too busy",
             discarded.len(),
             options.xen.repeats(),
             discarded.join(", ")
@@ -139,10 +117,23 @@ fn repeat(options: &VmOptions) -> Result<()> {
     Ok(())
 }
 
+/// A run in a line: all guests together.
+fn line(seed: u64, observed: &Observed) -> String {
+    let operations: f64 = observed.results.iter().map(|(_, result)| result.per_second).sum();
+    let mut all = Counters::default();
+    for vm in observed.last.iter().flat_map(|last| &last.vms) {
+        all.merge(&vm.total().counters);
+    }
+    let lost = observed.last.as_ref().map_or(0, |last| last.losses.total());
+    format!(
+        "seed {seed}: {operations:.0} operations/s, {} acquires, {} deferrals, LHP {}, LWP {}, lost {lost}\n",
+        all.acquires, all.deferrals, all.lhp, all.lwp
+    )
+}
+
 /// A wait that is no longer does not look like a preemption that ends a quantum early.
 const LONGEST_GAP: Duration = Duration::from_millis(10);
 
-/// How long the host made the machine wait, if that was too long.
 /// How long the host made a run wait, if that is too long for it to count.
 pub fn gap(options: &VmOptions, observed: &Observed) -> Option<Duration> {
     // While instructions are counted, the machine's clock waits with it.
