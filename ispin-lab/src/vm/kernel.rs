@@ -48,6 +48,17 @@ impl Kernel {
     }
 }
 
+/// Makes waiting cheap for QEMU where instructions are counted.
+const COUNTED_PAUSE: &str = "guest-patch/debug/counted-pause.patch";
+
+/// Whether the kernel gets a PAUSE that does not leave the loop in which QEMU runs a vCPU.
+///
+/// Guests that share one pCPU only ever wait for what no other pCPU does meanwhile. With several pCPUs, which QEMU runs in
+/// turn, the one that waits must let the others go on, so there the PAUSE stays.
+fn counts_pauses(options: &VmOptions) -> bool {
+    options.hypervisor == Hypervisor::Xen && options.deterministic && options.xen.pcpus() == 1
+}
+
 /// Runs guest-patch/build; its last line is the folder.
 fn build(root: &Path, options: &VmOptions, steps: &Steps) -> Result<PathBuf> {
     let variant = &options.variant;
@@ -62,6 +73,9 @@ fn build(root: &Path, options: &VmOptions, steps: &Steps) -> Result<PathBuf> {
     let xen = (options.hypervisor == Hypervisor::Xen).then(|| "xen".to_owned());
     for fragment in xen.iter().chain(&variant.fragment) {
         option("--fragment", fragment.into());
+    }
+    if counts_pauses(options) {
+        option("--patch", root.join(COUNTED_PAUSE).into());
     }
     for patch in &variant.patch {
         option("--patch", patch.into());
