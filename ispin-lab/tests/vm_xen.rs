@@ -1,7 +1,7 @@
 //! `ispin-lab vm --hypervisor xen` for real: Xen, a dom0 and two guests under QEMU.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,14 @@ mod guest;
 
 use guest::{LAB, fails, succeeds};
 
+/// What `ispin-lab vm` adds where instructions are counted and the guests share one pCPU.
+const COUNTED_PAUSE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-patch/debug/counted-pause.patch");
+
 /// The kernel and the Xen that are there, or in CI are built; `None` if this machine cannot run them, which is an
 /// error in CI.
 fn built() -> Option<(PathBuf, PathBuf)> {
-    let found = guest::find(&["--fragment", "xen"]).and_then(|kernel| Ok((kernel, guest::find_xen()?)));
+    let found = guest::find(&["--fragment", "xen", "--patch", COUNTED_PAUSE])
+        .and_then(|kernel| Ok((kernel, guest::find_xen()?)));
     match found {
         Ok(found) => Some(found),
         Err(why) => {
@@ -32,42 +36,53 @@ fn xen((kernel, xen): &(PathBuf, PathBuf), arguments: &[&str]) -> Command {
     command
 }
 
-/// Includes what takes too long for every day.
-const LONG: &str = "ISPIN_LONG_TESTS";
+/// A run that gives the same every time.
+const SHORT: [&str; 7] = ["--lock", "hvm", "--policy", "firm", "--deterministic", "--seconds", "1"];
 
-/// One test, because each boot takes minutes and all of the machine.
+fn last_of(json: &str) -> Snapshot {
+    serde_json::from_str(json.lines().last().expect("a snapshot")).expect("snapshot")
+}
+
+/// Fails unless the script finds xentrace, the guests' own traces and the agents at one.
+fn truth(xentrace: &Path, json: &Path, guests: &[String]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("xen-patch").join("truth/switches.py");
+    let mut command = Command::new("python3");
+    command.arg(script).arg(xentrace).arg(json);
+    for guest in guests {
+        command.args(["--guest", guest]);
+    }
+    succeeds(&mut command);
+}
+
+/// One test, because each boot takes all of the machine.
 #[test]
 fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
     let Some(built) = built() else { return };
     let dir = tempfile::tempdir().expect("tempdir");
     let path = |name: &str| dir.path().join(name);
+    let read = |name: &str| fs::read_to_string(path(name)).expect(name);
 
     // A guest that dies is told, with its console, and a former output stays.
     fs::write(path("former.csv"), "former").expect("write");
-    let dies = &["--accel", "tcg", "--append", "rdinit=/nowhere", "--csv"];
-    let died = fails(xen(&built, dies).arg(path("former.csv")));
+    let dies = ["--deterministic", "--append", "rdinit=/nowhere", "--csv"];
+    let died = fails(xen(&built, &dies).arg(path("former.csv")));
     assert!(died.contains("g1") && died.contains("Kernel panic - not syncing"), "{died}");
-    assert_eq!(fs::read_to_string(path("former.csv")).expect("read"), "former");
+    assert_eq!(read("former.csv"), "former");
 
     let run = |name: &str| {
-        let (csv, json, trace) = (format!("{name}.csv"), format!("{name}.jsonl"), format!("{name}.trace"));
-        let arguments = ["--lock", "hvm", "--policy", "firm", "--deterministic", "--seconds", "1"];
-        let mut command = xen(&built, &arguments);
-        command
-            .arg("--csv")
-            .arg(path(&csv))
-            .arg("--json")
-            .arg(path(&json))
-            .arg("--xentrace")
-            .arg(path(&trace));
+        let mut command = xen(&built, &SHORT);
+        for (option, extension) in
+            [("--csv", "csv"), ("--json", "jsonl"), ("--xentrace", "xentrace"), ("--trace", "tar")]
+        {
+            command.arg(option).arg(path(&format!("{name}.{extension}")));
+        }
         let output = succeeds(&mut command);
         let table = String::from_utf8_lossy(&output.stdout).into_owned();
         let truth = String::from_utf8_lossy(&output.stderr).into_owned();
-        let json = fs::read_to_string(path(&json)).expect("json");
-        (fs::read_to_string(path(&csv)).expect("csv"), json, table, truth)
+        (read(&format!("{name}.csv")), read(&format!("{name}.jsonl")), table, truth)
     };
-    let (csv, json, table, truth) = run("first");
-    let last: Snapshot = serde_json::from_str(json.lines().last().expect("a snapshot")).expect("snapshot");
+    let (csv, json, table, told) = run("first");
+    let last = last_of(&json);
     assert_eq!(
         last.vms.iter().map(|vm| (vm.name.as_str(), vm.vcpus.len())).collect::<Vec<_>>(),
         [("g1", 2), ("g2", 2)]
@@ -80,18 +95,39 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
     }
     assert!(csv.contains(",xen,g1,all,") && csv.contains(",xen,g2,1,"), "{csv}");
     assert!(
-        table.contains("result of g2") && truth.contains("switch-ins") && truth.contains("g2 1"),
-        "{table}{truth}"
+        table.contains("result of g2") && told.contains("switch-ins") && told.contains("g2 1"),
+        "{table}{told}"
     );
+    // Xen numbers its guests from 1.
+    let guests = [1, 2].map(|n| format!("g{n}={n}:{}", path(&format!("first.g{n}.tar")).display()));
+    truth(&path("first.xentrace"), &path("first.jsonl"), &guests);
 
-    // Seven minutes of emulation more, on top of seven: not for every day.
-    if std::env::var_os(LONG).is_none() {
-        eprintln!("the second run, which must give the same bytes, is left out: {LONG}=1 includes it");
-        return;
-    }
     let again = run("second");
     assert_eq!(csv, again.0, "two CSV files of the same command differ");
     assert_eq!((json, table), (again.1, again.2));
+
+    // A guest that writes over all its slots harms neither Xen nor the other guest.
+    succeeds(
+        xen(&built, &SHORT).args(["--guest-workload", "g2=scribble", "--json"]).arg(path("scribbled.jsonl")),
+    );
+    let last = last_of(&read("scribbled.jsonl"));
+    let counters = last.vms[0].total().counters;
+    assert!(counters.takes > 100 && counters.unslotted == 0, "{counters:?}");
+
+    for (victim, words) in
+        [("guest", "the guest g2 died"), ("agent", "g2: the agent in the guest ended with exit code 137")]
+    {
+        let kill = format!("g2={victim}");
+        let said = fails(
+            xen(&built, &SHORT)
+                .args(["--kill", &kill, "--interval", "100ms", "--csv"])
+                .arg(path("killed.csv")),
+        );
+        assert!(said.contains(words) && said.contains("the loads were running"), "{victim}: {said}");
+        let mut csv = csv::Reader::from_path(path("killed.csv")).expect("csv");
+        let rows = csv.records().collect::<Result<Vec<_>, _>>().expect("every row is whole");
+        assert!(rows.len() > 6, "{victim}: {} rows", rows.len());
+    }
 }
 
 #[test]

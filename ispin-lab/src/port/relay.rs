@@ -22,6 +22,7 @@ use super::ring::{Reader, layout};
 use super::xenstore::Store;
 use super::{KEY, grants};
 use crate::vm::init::MARK;
+use crate::vm::xen::guest_port;
 
 /// How often the rings are looked at: a ring holds several snapshots, and each look takes dom0 some instructions.
 const LOOK: Duration = Duration::from_millis(20);
@@ -115,7 +116,7 @@ struct Line {
 impl Line {
     fn new(guest: &Guest, channels: &[String], consoles: &Path) -> Result<Self> {
         let Guest { name, domain } = guest.clone();
-        let port = |channel: &str| -> Result<File> { open_port(&format!("{name}.{channel}")) };
+        let port = |channel: &str| -> Result<File> { open_port(&guest_port(&name, channel)) };
         let ports = channels.iter().map(|channel| Ok((port(channel)?, 0))).collect::<Result<_>>()?;
         Ok(Self {
             console_port: port("console")?,

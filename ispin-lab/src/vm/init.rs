@@ -6,6 +6,8 @@
 
 use std::fmt::Write;
 
+use clap::ValueEnum;
+
 use super::rival::Rival;
 
 /// Begins a line of the init script, as opposed to one of the agent or the load.
@@ -18,7 +20,9 @@ pub const REPORT: &str = "ispin.report";
 pub const TRACE: &str = "ispin.trace";
 
 /// The ports that a guest of Xen has, in order.
-pub const CHANNELS: [&str; 2] = [REPORT, SNAPSHOTS];
+pub fn channels(traced: bool) -> Vec<&'static str> {
+    [REPORT, SNAPSHOTS].into_iter().chain(traced.then_some(TRACE)).collect()
+}
 
 /// Where the agent is in the guest.
 pub const AGENT: &str = "/ispin/ispin-agent";
@@ -46,6 +50,15 @@ pub enum Way {
     },
 }
 
+/// What can be killed in mid-run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Victim {
+    /// The whole guest
+    Guest,
+    /// The agent in it
+    Agent,
+}
+
 /// What the scripts are made for.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -63,6 +76,8 @@ pub struct Plan {
     pub lock: Option<String>,
     /// Another observer that is attached before the load begins.
     pub rival: Option<Rival>,
+    /// What is killed in mid-run, and how many seconds after the load's begin.
+    pub kill: Option<(Victim, f64)>,
 }
 
 const HEAD: &str = r#"#!/bin/sh
@@ -130,7 +145,7 @@ impl Plan {
             Way::Shared { .. } => SHARED
                 .replace("CARRIER", CARRIER)
                 .replace("PIPES", PIPES)
-                .replace("CHANNELS", &CHANNELS.join(" ")),
+                .replace("CHANNELS", &channels(self.trace_kb.is_some()).join(" ")),
         };
         let mut script = format!(
             "{HEAD}{MOUNTS}{ports}hostname {}\nexec 3> \"$(port {REPORT})\"\ntell boot\n\n",
@@ -226,6 +241,14 @@ impl Plan {
         if self.lock.is_some() {
             script += "echo 1 > $parameters/events || fail \"the events cannot be let through\"\n";
         }
+        if let Some((victim, seconds)) = self.kill {
+            let kill = match victim {
+                Victim::Guest => "poweroff -f",
+                // This script is the agent's COMMAND.
+                Victim::Agent => "kill -9 $PPID",
+            };
+            let _ = writeln!(script, "(sleep {seconds}; {kill}) &");
+        }
         let _ = write!(script, "tell load\n{LOAD} {}\ncode=$?\n", quoted(&self.load));
         if self.lock.is_some() {
             script += "echo 0 > $parameters/events || fail \"the events cannot be held back\"\n";
@@ -260,6 +283,7 @@ mod tests {
             trace_kb: Some(4096),
             lock: Some("hvm".into()),
             rival: None,
+            kill: None,
         }
     }
 
@@ -315,6 +339,18 @@ mod tests {
         let init = plan.init();
         assert!(init.contains("ispin-port guest /run/ispin ispin.report ispin.snapshots <"), "{init}");
         assert!(at(&init, "tell \"end $?\"") < at(&init, "wait $carrier") && !init.contains("virtio-ports"));
+    }
+
+    #[test]
+    fn a_victim_is_killed_while_the_load_runs() {
+        for (victim, words) in
+            [(Victim::Guest, "(sleep 1; poweroff -f) &"), (Victim::Agent, "(sleep 1; kill -9 $PPID) &")]
+        {
+            let script = Plan { kill: Some((victim, 1.0)), ..plan() }.run_load();
+            sound(&script);
+            assert!(script.find(words) < script.find("'run' 'dup'"), "{script}");
+        }
+        assert!(!plan().run_load().contains("kill"));
     }
 
     #[test]

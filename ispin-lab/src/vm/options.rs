@@ -92,12 +92,13 @@ pub struct VmOptions {
     /// Run the load without the agent: no snapshots, no counts
     #[arg(long)]
     pub no_agent: bool,
-    /// Also record the kernel's own trace of the same events, as a tar archive (see docs/vm.md)
+    /// Also record the kernel's own trace of the same events, as a tar archive (see docs/vm.md); under Xen one of each
+    /// guest: for trace.tar trace.g1.tar, trace.g2.tar, ...
     #[arg(long, value_name = "FILE", conflicts_with = "no_agent")]
     pub trace: Option<PathBuf>,
-    /// Room for that trace, all vCPUs together
-    #[arg(long, value_name = "MIB", default_value_t = 512)]
-    pub trace_mb: u32,
+    /// Room for that trace, all vCPUs together [default: 512; under Xen 64 in each guest]
+    #[arg(long, value_name = "MIB")]
+    pub trace_mb: Option<u32>,
     /// Critical section duration estimate in cycles of the guest's TSC [default: the kernel's]
     #[arg(long, value_name = "CYCLES")]
     pub csd: Option<u64>,
@@ -181,7 +182,7 @@ impl VmOptions {
         within("vcpus", self.vcpus, 1, MAX_VCPUS)?;
         within("threads", self.threads(), 1, 1024)?;
         within("memory-mb", self.memory_mb(), 128, 1 << 20)?;
-        within("trace-mb", self.trace_mb, 1, 1 << 16)?;
+        within("trace-mb", self.trace_mb(), 1, 1 << 16)?;
         if !(self.seconds > 0.0 && self.seconds <= 86_400.0) {
             bail!("--seconds {}: more than 0 and at most 86400", self.seconds);
         }
@@ -209,13 +210,13 @@ impl VmOptions {
 
     fn validate_xen(&self) -> Result<()> {
         self.xen.validate(self.vcpus)?;
-        if self.trace.is_some() {
-            bail!("--trace: not under Xen; --xentrace records what Xen's scheduler did");
-        }
         if self.soft_slice_ms.is_some() {
             bail!(
                 "--soft-slice-ms makes quanta up where nobody publishes any; under Xen they are real, leave it out"
             );
+        }
+        if self.xen.repeats() > 1 && self.trace.is_some() {
+            bail!("--trace holds the traces of one run; leave out --repeats");
         }
         if self.xen.repeats() > 1 && !self.sinks.is_empty() {
             bail!(
@@ -234,11 +235,20 @@ impl VmOptions {
 
     /// Memory of the guest, MiB. A trace is held twice: in the kernel's buffers, and as the archive made of them.
     pub fn memory_mb(&self) -> u32 {
-        if self.hypervisor == Hypervisor::Xen {
-            return self.memory_mb.unwrap_or(XEN_MEMORY_MB);
-        }
-        let trace = if self.trace.is_some() { 2 * self.trace_mb } else { 0 };
-        self.memory_mb.unwrap_or(MEMORY_MB + trace)
+        let trace = if self.trace.is_some() { 2 * self.trace_mb() } else { 0 };
+        let without = match self.hypervisor {
+            Hypervisor::None => MEMORY_MB,
+            Hypervisor::Xen => XEN_MEMORY_MB,
+        };
+        self.memory_mb.unwrap_or(without + trace)
+    }
+
+    /// Room for the trace of a guest, MiB.
+    pub fn trace_mb(&self) -> u32 {
+        self.trace_mb.unwrap_or(match self.hypervisor {
+            Hypervisor::None => 512,
+            Hypervisor::Xen => 64,
+        })
     }
 
     /// Silence that ends a run.
@@ -304,7 +314,9 @@ mod tests {
         assert!(refused(&["--guests", "3"]).contains("--hypervisor xen"));
         let xen = |more: &[&str]| refused(&[&["--hypervisor", "xen"], more].concat());
         assert!(xen(&["--soft-slice-ms", "2"]).contains("real"));
-        assert!(xen(&["--trace", "x.tar"]).contains("--xentrace"));
+        assert!(xen(&["--trace", "x.tar", "--repeats", "2"]).contains("--trace"));
+        let traced = parse(&["--hypervisor", "xen", "--trace", "x.tar"]).unwrap();
+        assert_eq!((traced.trace_mb(), traced.memory_mb()), (64, 384));
         assert!(xen(&["--repeats", "3", "--csv", "x"]).contains("matrix"));
         assert!(xen(&["--vcpus", "29"]).contains("--vcpus 29"));
     }

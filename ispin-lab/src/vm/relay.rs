@@ -12,15 +12,16 @@ use ispin_agent::sink::{Outputs, Sink};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::boot::{Boot, Observed};
+use super::console;
 use super::gaps::Gaps;
 use super::guest::{Guest, Stage};
 use super::merge::Merge;
 use super::ports::Shared;
 use super::qemu;
 use super::steps::{Steps, last_lines};
-use super::trace_file::TraceFile;
+use super::trace_file::Traced;
 use super::xen::dom0::Dom0;
-use super::{console, init};
+use super::xen::guest_port;
 
 /// How often the ports are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -31,7 +32,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 struct Relay<'a> {
     boot: &'a Boot,
     steps: &'a Steps<'a>,
-    trace: Option<&'a TraceFile>,
+    traces: &'a [Traced],
     guests: Vec<Guest>,
     dom0: Option<Dom0>,
     merge: Merge,
@@ -51,10 +52,10 @@ struct Relay<'a> {
 pub fn run(
     boot: &Boot,
     sinks: Vec<Box<dyn Sink>>,
-    trace: Option<&TraceFile>,
+    traces: &[Traced],
     steps: &Steps,
 ) -> Result<Option<Observed>> {
-    let mut relay = Relay::new(boot, sinks, trace, steps)?;
+    let mut relay = Relay::new(boot, sinks, traces, steps)?;
     steps.progress.step(if boot.world.is_some() { "booting Xen" } else { "booting the guest" });
     let mut qemu = relay.start()?;
     relay.gaps = Some(Gaps::of(qemu.pid()));
@@ -75,9 +76,7 @@ pub fn run(
     if matches!(end, End::NoReader) {
         return Ok(None);
     }
-    if let Some(trace) = trace {
-        trace.complete()?;
-    }
+    traces.iter().try_for_each(|trace| trace.file.complete())?;
     Ok(Some(relay.observed()))
 }
 
@@ -93,7 +92,7 @@ impl<'a> Relay<'a> {
     fn new(
         boot: &'a Boot,
         sinks: Vec<Box<dyn Sink>>,
-        trace: Option<&'a TraceFile>,
+        traces: &'a [Traced],
         steps: &'a Steps<'a>,
     ) -> Result<Self> {
         let open = |path: &PathBuf| -> Result<(PathBuf, File)> {
@@ -105,7 +104,7 @@ impl<'a> Relay<'a> {
         Ok(Self {
             boot,
             steps,
-            trace,
+            traces,
             guests: boot.guests.iter().map(guest).collect::<Result<_>>()?,
             dom0: hosted.then(Dom0::new).transpose()?,
             merge: Merge::new(&boot.guests, boot.world.clone()),
@@ -130,19 +129,18 @@ impl<'a> Relay<'a> {
                     consoles.push(guest.console_file());
                     ports.extend(guest.ports().into_iter().map(|(name, file)| (name.to_owned(), file)));
                 }
-                ports.extend(self.trace.map(|trace| (init::TRACE.to_owned(), trace.shared())));
             }
             Some(dom0) => {
                 consoles.push(dom0.console_file());
                 ports.extend(dom0.ports().into_iter().map(|(name, file)| (name.to_owned(), file)));
                 for guest in &self.guests {
-                    let port = |name: &str| format!("{}.{name}", guest.name());
+                    let port = |name: &str| guest_port(guest.name(), name);
                     ports.push((port("console"), guest.console_file()));
                     ports.extend(guest.ports().into_iter().map(|(name, file)| (port(name), file)));
                 }
-                ports.extend(self.trace.map(|trace| (super::xen::XENTRACE.to_owned(), trace.shared())));
             }
         }
+        ports.extend(self.traces.iter().map(|trace| (trace.port.clone(), trace.file.shared())));
         (ports, consoles)
     }
 
@@ -276,7 +274,8 @@ impl<'a> Relay<'a> {
     fn listen_for_silence(&mut self) -> Result<()> {
         let bytes: u64 = self.guests.iter().map(Guest::heard).sum();
         let bytes = bytes + self.dom0.as_ref().map_or(0, Dom0::heard);
-        let bytes = bytes + self.trace.map_or(Ok(0), TraceFile::len)?;
+        let traces = self.traces.iter().map(|trace| trace.file.len()).sum::<Result<u64>>()?;
+        let bytes = bytes + traces;
         if bytes != self.heard.0 {
             self.heard = (bytes, Instant::now());
         }
@@ -327,7 +326,7 @@ impl<'a> Relay<'a> {
             guest.faultless(keep_console)?;
         }
         if let Some(dom0) = &self.dom0 {
-            dom0.verdict(&self.guests)?;
+            dom0.verdict(&self.guests, self.traces)?;
         }
         self.guests.iter().filter(|guest| guest.failed()).try_for_each(Guest::verdict)?;
         if self.guests.iter().any(|guest| !guest.ended()) || self.dom0.as_ref().is_some_and(|it| !it.ended())

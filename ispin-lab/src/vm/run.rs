@@ -20,7 +20,7 @@ use super::qemu::{self, Machine, Mode};
 use super::relay;
 use super::rival::{self, BPFTRACE, BPFTRACE_HEADERS, Rival};
 use super::steps::Steps;
-use super::trace_file::TraceFile;
+use super::trace_file::{TraceFile, Traced};
 use super::{accel, checkout, libraries, result, xen};
 use crate::load::{self, HostFile, MODULE_FOLDER, Workload};
 
@@ -54,11 +54,12 @@ pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
     let steps = Steps { signals: &signals, progress: &progress };
     // Before anything is built: an output that cannot be opened is told at once.
     let sinks = options.sinks.open()?;
-    let trace = options.trace.as_deref().map(|path| TraceFile::new("--trace", path)).transpose()?;
+    let trace = |path| Ok(Traced { port: init::TRACE.to_owned(), file: TraceFile::new("--trace", path)? });
+    let traces = options.trace.as_deref().map(trace).into_iter().collect::<Result<Vec<_>>>()?;
 
-    let built = Built::obtain(&root, options, workload, &steps)?;
+    let built = Built::obtain(&root, options, &[workload], &steps)?;
     let initramfs = Shared::new("the initramfs")?;
-    let mut image = built.common(options, workload)?;
+    let mut image = built.common(options, &[workload])?;
     add_scripts(&mut image, &plan(options, workload, init::NAME, Way::Serial, options.seed))?;
     image.write(initramfs.file())?;
 
@@ -83,7 +84,7 @@ pub fn observe(options: &VmOptions) -> Result<Option<Observed>> {
         keep_console: options.keep_console.clone(),
     };
     initramfs.lend(true)?;
-    let observed = relay::run(&boot, sinks, trace.as_ref(), &steps)?;
+    let observed = relay::run(&boot, sinks, &traces, &steps)?;
     progress.finish();
     Ok(observed)
 }
@@ -111,8 +112,8 @@ pub struct Built {
 
 impl Built {
     /// Installs and builds it.
-    pub fn obtain(root: &Path, options: &VmOptions, workload: &Workload, steps: &Steps) -> Result<Self> {
-        packages::ensure(steps, &needed(workload, options.rival))?;
+    pub fn obtain(root: &Path, options: &VmOptions, workloads: &[&Workload], steps: &Steps) -> Result<Self> {
+        packages::ensure(steps, &needed(workloads, options.rival))?;
         let kernel = Kernel::obtain(root, options, steps)?;
         let programs = Programs::build(root, steps)?;
         let (mode, why) = accel::choose(options.accel, options.deterministic, &kernel, steps)?;
@@ -121,7 +122,7 @@ impl Built {
     }
 
     /// A guest's initramfs, without its scripts.
-    pub fn common(&self, options: &VmOptions, workload: &Workload) -> Result<Image> {
+    pub fn common(&self, options: &VmOptions, workloads: &[&Workload]) -> Result<Image> {
         let (kernel, programs) = (&self.kernel, &self.programs);
         let mut image = Image::default();
         for folder in ["/dev", "/proc", "/sys", "/tmp", "/run"] {
@@ -151,15 +152,16 @@ impl Built {
                 image.copy_folder(folder.as_ref(), folder)?;
             }
         }
-        for file in workload.needs {
+        let needs =
+            workloads.iter().flat_map(|workload| workload.needs.iter().map(|file| (workload.name, file)));
+        for (workload, file) in needs {
             match file {
                 HostFile::Program { path, .. } => add_program(&mut image, path)?,
                 HostFile::Module { file, from } => {
                     let there = kernel.modules.iter().any(|module| module.ends_with(file));
                     if !there {
                         bail!(
-                            "the load {} needs {file} ({from}), which is not in {}",
-                            workload.name,
+                            "the load {workload} needs {file} ({from}), which is not in {}",
                             kernel.folder.display()
                         );
                     }
@@ -171,8 +173,9 @@ impl Built {
 }
 
 /// What must be installed on the host.
-fn needed(workload: &Workload, rival: Option<Rival>) -> Vec<Needed> {
-    let programs = workload.needs.iter().filter_map(|file| match *file {
+fn needed(workloads: &[&Workload], rival: Option<Rival>) -> Vec<Needed> {
+    let needs = workloads.iter().flat_map(|workload| workload.needs);
+    let programs = needs.filter_map(|file| match *file {
         HostFile::Program { path, package } => Some(Needed { path, package }),
         HostFile::Module { .. } => None,
     });
@@ -208,15 +211,18 @@ pub fn plan(options: &VmOptions, workload: &Workload, name: &str, way: Way, seed
     load.extend(["--threads".into(), options.threads().to_string()]);
     load.extend(["--seconds".into(), options.seconds.to_string()]);
     load.extend(["--seed".into(), seed.to_string()]);
-    load.extend(options.load_options.iter().cloned());
+    if workload.name == options.workload {
+        load.extend(options.load_options.iter().cloned());
+    }
     Plan {
         name: name.to_owned(),
         way,
         load,
         interval: (!options.no_agent).then(|| format!("{}ms", options.interval.as_millis())),
-        trace_kb: options.trace.is_some().then(|| options.trace_mb * 1024 / options.vcpus),
+        trace_kb: options.trace.is_some().then(|| options.trace_mb() * 1024 / options.vcpus),
         lock: (options.lock != Lock::Stock).then(|| options.lock.to_string()),
         rival: options.rival,
+        kill: options.xen.killed(name).map(|victim| (victim, options.seconds / 2.0)),
     }
 }
 

@@ -10,6 +10,14 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use super::ports::Shared;
 
+/// A port through which a trace comes, and its file.
+pub struct Traced {
+    /// The port's name in the machine.
+    pub port: String,
+    /// Where the trace goes.
+    pub file: TraceFile,
+}
+
 /// A file that will be at `path`.
 pub struct TraceFile {
     option: &'static str,

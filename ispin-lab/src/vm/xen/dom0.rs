@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-use super::REPORT;
+use super::{REPORT, guest_port};
 use crate::vm::console;
 use crate::vm::guest::Guest;
-use crate::vm::init::MARK;
+use crate::vm::init::{MARK, TRACE};
 use crate::vm::ports::{Lines, Shared};
 use crate::vm::steps::last_lines;
+use crate::vm::trace_file::Traced;
 
 /// What is remembered of what the tools said: the end.
 const SAID_LINES: usize = 100;
@@ -181,7 +182,7 @@ impl Dom0 {
     }
 
     /// Fails unless all guests ended as they should and all they sent has come.
-    pub fn verdict(&self, guests: &[Guest]) -> Result<()> {
+    pub fn verdict(&self, guests: &[Guest], traces: &[Traced]) -> Result<()> {
         for guest in guests {
             let name = guest.name();
             if self.gone.iter().any(|gone| gone == name) {
@@ -199,10 +200,14 @@ impl Dom0 {
                 None if self.ended() => bail!("dom0 did not tell how much it handed on of what {name} sent"),
                 None => continue,
             };
-            if *sent != guest.received() {
+            let mut received = guest.received();
+            let port = guest_port(name, TRACE);
+            for trace in traces.iter().filter(|trace| trace.port == port) {
+                received.push(trace.file.len()?);
+            }
+            if *sent != received {
                 bail!(
-                    "of what the guest {name} sent some was lost: {sent:?} bytes left dom0, {:?} came",
-                    guest.received()
+                    "of what the guest {name} sent some was lost: {sent:?} bytes left dom0, {received:?} came"
                 );
             }
         }
@@ -277,10 +282,14 @@ mod tests {
     #[test]
     fn a_guest_that_died_or_lost_something_fails_the_run() {
         let guests = [Guest::new("g1", true, true).expect("guest")];
-        assert!(dom0(&["ispin: gone g1"]).verdict(&guests).unwrap_err().to_string().contains("g1 died"));
-        assert!(dom0(&["ispin: sent g1 0 7"]).verdict(&guests).unwrap_err().to_string().contains("lost"));
-        dom0(&["ispin: sent g1 0 0"]).verdict(&guests).expect("nothing was lost");
-        assert!(dom0(&["ispin: end 0"]).verdict(&guests).unwrap_err().to_string().contains("did not tell"));
+        assert!(dom0(&["ispin: gone g1"]).verdict(&guests, &[]).unwrap_err().to_string().contains("g1 died"));
+        assert!(
+            dom0(&["ispin: sent g1 0 7"]).verdict(&guests, &[]).unwrap_err().to_string().contains("lost")
+        );
+        dom0(&["ispin: sent g1 0 0"]).verdict(&guests, &[]).expect("nothing was lost");
+        assert!(
+            dom0(&["ispin: end 0"]).verdict(&guests, &[]).unwrap_err().to_string().contains("did not tell")
+        );
     }
 
     #[test]

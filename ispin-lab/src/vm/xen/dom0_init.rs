@@ -3,7 +3,7 @@
 //! It talks to the host like the guests' scripts do: lines that begin with [`MARK`](crate::vm::init::MARK).
 
 use super::{REPORT, XENTRACE};
-use crate::vm::init::CHANNELS;
+use crate::vm::init::channels;
 
 /// Where the guests' files are in dom0.
 pub const GUESTS: &str = "/guests";
@@ -36,6 +36,8 @@ pub struct Plan {
     pub guests: Vec<String>,
     /// Whether Xen's trace is recorded.
     pub xentrace: bool,
+    /// Whether the guests hand over traces of their kernels.
+    pub traced: bool,
 }
 
 const SCRIPT: &str = r#"#!/bin/sh
@@ -147,7 +149,7 @@ impl Plan {
             .replace("GUESTS", GUESTS)
             .replace("NAMES", &self.guests.join(" "))
             .replace("RELAY", RELAY)
-            .replace("CHANNELS", &CHANNELS.join(" "))
+            .replace("CHANNELS", &channels(self.traced).join(" "))
     }
 }
 
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn the_script_is_sound_and_in_order() {
         for xentrace in [false, true] {
-            let plan = Plan { guests: vec!["g1".into(), "g2".into()], xentrace };
+            let plan = Plan { guests: vec!["g1".into(), "g2".into()], xentrace, traced: xentrace };
             let script = plan.init();
             let mut shell = Command::new("sh").arg("-n").stdin(Stdio::piped()).spawn().expect("sh");
             shell.stdin.take().expect("stdin").write_all(script.as_bytes()).expect("write");
@@ -172,7 +174,11 @@ mod tests {
                 at("port ispin.dom0"),
                 at("xenstored --pid-file"),
                 at("xl create -q /guests/$guest.cfg"),
-                at("/bin/ispin-port relay $domains ispin.report ispin.snapshots"),
+                at(if xentrace {
+                    "/bin/ispin-port relay $domains ispin.report ispin.snapshots ispin.trace >"
+                } else {
+                    "/bin/ispin-port relay $domains ispin.report ispin.snapshots >"
+                }),
                 at("tell \"end 0\""),
             ];
             assert!(order.is_sorted(), "{script}");

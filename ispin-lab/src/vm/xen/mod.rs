@@ -35,3 +35,8 @@ pub mod xl;
 pub const REPORT: &str = "ispin.dom0";
 /// Name of the port of Xen's trace.
 pub const XENTRACE: &str = "ispin.xentrace";
+
+/// Name of the machine's port that belongs to a guest's own port `channel`.
+pub fn guest_port(guest: &str, channel: &str) -> String {
+    format!("{guest}.{channel}")
+}

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
+
+use crate::vm::init::Victim;
 
 /// How Xen runs a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,6 +76,42 @@ impl fmt::Display for Scheduler {
     }
 }
 
+/// A guest with a load of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestWorkload {
+    guest: String,
+    load: String,
+}
+
+impl FromStr for GuestWorkload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((guest, load)) if !guest.is_empty() && !load.is_empty() => {
+                Ok(Self { guest: guest.to_owned(), load: load.to_owned() })
+            }
+            _ => Err("give GUEST=LOAD, such as g2=scribble".into()),
+        }
+    }
+}
+
+/// A guest in which something is killed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kill {
+    guest: String,
+    victim: Victim,
+}
+
+impl FromStr for Kill {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (guest, victim) = text.split_once('=').ok_or("give GUEST=guest or GUEST=agent")?;
+        Ok(Self { guest: guest.to_owned(), victim: Victim::from_str(victim, false)? })
+    }
+}
+
 /// Options that only a run under Xen has. `None` = not given.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Xen")]
@@ -83,6 +122,12 @@ pub struct XenOptions {
     /// pCPUs that the guests share; dom0 has one of its own [default: 1]
     #[arg(long, value_name = "N")]
     pub pcpus: Option<u32>,
+    /// Another load for one guest, such as g2=scribble; the options of the load do not go to it
+    #[arg(long, value_name = "GUEST=LOAD")]
+    pub guest_workload: Vec<GuestWorkload>,
+    /// Kill a guest, or the agent in it, in mid-run, such as g2=agent: for tests
+    #[arg(long, value_name = "GUEST=guest|agent", hide = true)]
+    pub kill: Option<Kill>,
     /// How Xen runs the guests [default: pv]
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub guest_type: Option<GuestType>,
@@ -159,11 +204,23 @@ impl XenOptions {
         (1..=self.guests()).map(|number| format!("g{number}")).collect()
     }
 
+    /// The load of a guest that has one of its own.
+    pub fn workload_of(&self, guest: &str) -> Option<&str> {
+        self.guest_workload.iter().find(|own| own.guest == guest).map(|own| own.load.as_str())
+    }
+
+    /// What is killed in a guest in mid-run.
+    pub fn killed(&self, guest: &str) -> Option<Victim> {
+        self.kill.as_ref().filter(|kill| kill.guest == guest).map(|kill| kill.victim)
+    }
+
     /// Refuses them where there is no Xen.
     pub fn refuse_without_xen(&self) -> Result<()> {
         let given = [
             ("guests", self.guests.is_some()),
             ("pcpus", self.pcpus.is_some()),
+            ("guest-workload", !self.guest_workload.is_empty()),
+            ("kill", self.kill.is_some()),
             ("type", self.guest_type.is_some()),
             ("policy", self.policy.is_some()),
             ("scheduler", self.scheduler.is_some()),
@@ -195,6 +252,13 @@ impl XenOptions {
             vcpus <= MOST_VCPUS,
             "--vcpus {vcpus}: Xen publishes the quanta of {MOST_VCPUS} vCPUs of a guest at most"
         );
+        let names = self.names();
+        if let Some(own) = self.guest_workload.iter().find(|own| !names.contains(&own.guest)) {
+            bail!("--guest-workload {}={}: the guests are {}", own.guest, own.load, names.join(", "));
+        }
+        if let Some(kill) = self.kill.as_ref().filter(|kill| !names.contains(&kill.guest)) {
+            bail!("--kill {}: the guests are {}", kill.guest, names.join(", "));
+        }
         if self.scheduler() == Scheduler::Credit2 && self.slice_ms.is_some() {
             bail!(
                 "--slice-ms: credit2 has no time slice of a fixed length; leave it out, or --scheduler credit"
@@ -259,6 +323,10 @@ mod tests {
         let none = XenOptions::default;
         assert!(refused(none(), 29).contains("--vcpus 29"));
         assert!(refused(XenOptions { guests: Some(9), ..none() }, 2).contains("--guests 9"));
+        let own = XenOptions { guest_workload: vec!["g3=scribble".parse().unwrap()], ..none() };
+        assert_eq!(own.workload_of("g3"), Some("scribble"));
+        assert!(refused(own, 2).contains("the guests are g1, g2"));
+        assert!("g1".parse::<GuestWorkload>().is_err());
         let credit2 = Some(Scheduler::Credit2);
         let slice = XenOptions { scheduler: credit2, slice_ms: Some(5), ..none() };
         assert!(refused(slice, 2).contains("credit2"));

@@ -1,7 +1,8 @@
 //! A run under Xen, from building to the closing table; several with `--repeats`.
 
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -17,11 +18,12 @@ use super::options::{Policy, XenOptions};
 use super::truth;
 use super::xentrace;
 use super::xl::Config;
+use super::{XENTRACE, guest_port};
 use crate::load::Workload;
 use crate::vm::boot::{Boot, Observed};
 use crate::vm::checkout;
 use crate::vm::image::Image;
-use crate::vm::init::Way;
+use crate::vm::init::{self, Way};
 use crate::vm::merge::World;
 use crate::vm::options::VmOptions;
 use crate::vm::ports::Shared;
@@ -30,7 +32,7 @@ use crate::vm::qemu::{Dom0, Machine};
 use crate::vm::relay;
 use crate::vm::run::{Built, add_scripts, find_workload, parameters, patience, plan, tell};
 use crate::vm::steps::Steps;
-use crate::vm::trace_file::TraceFile;
+use crate::vm::trace_file::{TraceFile, Traced};
 
 /// Memory of Xen itself, MiB, and of what it keeps about each guest.
 const XEN_MB: u32 = 128;
@@ -72,19 +74,47 @@ fn once(options: &VmOptions) -> Result<Once> {
     let steps = Steps { signals: &signals, progress: &progress };
     // Before anything is built: an output that cannot be opened is told at once.
     let sinks = options.sinks.open()?;
-    let xentrace = options.xen.xentrace.as_deref();
-    let xentrace = xentrace.map(|path| TraceFile::new("--xentrace", path)).transpose()?;
+    let traces = traces(options)?;
     let lab = Lab::prepare(options, &steps)?;
-    let Some(observed) = lab.boot(options.seed, sinks, xentrace.as_ref(), &steps)? else { return Ok(None) };
+    let Some(observed) = lab.boot(options.seed, sinks, &traces, &steps)? else { return Ok(None) };
     progress.finish();
-    let rows = match (&xentrace, &observed.last) {
-        (Some(file), Some(last)) => {
-            let trace = xentrace::parse(&file.content()?).context("--xentrace")?;
+    let xentrace = traces.iter().find(|trace| trace.port == XENTRACE);
+    let rows = match (xentrace, &observed.last) {
+        (Some(xentrace), Some(last)) => {
+            let trace = xentrace::parse(&xentrace.file.content()?).context("--xentrace")?;
             Some(truth::compare(&trace, &observed.domains, last).context("--xentrace")?)
         }
         _ => None,
     };
     Ok(Some((observed, rows)))
+}
+
+/// Makes the files of the traces that are asked for.
+fn traces(options: &VmOptions) -> Result<Vec<Traced>> {
+    let mut traces = vec![];
+    if let Some(path) = &options.trace {
+        for name in options.xen.names() {
+            let file = TraceFile::new("--trace", &of_guest(path, &name))?;
+            traces.push(Traced { port: guest_port(&name, init::TRACE), file });
+        }
+    }
+    if let Some(path) = &options.xen.xentrace {
+        traces.push(Traced { port: XENTRACE.to_owned(), file: TraceFile::new("--xentrace", path)? });
+    }
+    Ok(traces)
+}
+
+/// The path of one guest's file: the guest's name comes before the extension.
+fn of_guest(path: &Path, guest: &str) -> PathBuf {
+    match path.extension() {
+        Some(extension) => {
+            let mut last = OsString::from(guest);
+            last.push(".");
+            last.push(extension);
+            path.with_extension(last)
+        }
+        None => path.with_extension(guest),
+    }
 }
 
 /// Runs with one seed after the other, a line for each. A run in which the host kept the machine from running does not
@@ -97,7 +127,7 @@ fn repeat(options: &VmOptions) -> Result<()> {
     let mut discarded = vec![];
     for (number, seed) in (options.seed..).take(options.xen.repeats() as usize).enumerate() {
         progress.say(&format!("run {} of {}, seed {seed}", number + 1, options.xen.repeats()));
-        let Some(observed) = lab.boot(seed, vec![], None, &steps)? else { return Ok(()) };
+        let Some(observed) = lab.boot(seed, vec![], &[], &steps)? else { return Ok(()) };
         if let Some(gap) = gap(options, &observed) {
             progress.say(&format!("seed {seed} does not count: {}", told(gap)));
             discarded.push(seed.to_string());
@@ -149,6 +179,8 @@ pub fn told(gap: Duration) -> String {
 struct Lab<'a> {
     options: &'a VmOptions,
     workload: &'static Workload,
+    /// What each guest runs.
+    workloads: Vec<&'static Workload>,
     built: Built,
     xen: PathBuf,
     dom0: Dom0Files,
@@ -160,11 +192,13 @@ impl<'a> Lab<'a> {
     fn prepare(options: &'a VmOptions, steps: &Steps) -> Result<Self> {
         let workload = find_workload(&options.workload)?;
         let root = checkout::root()?;
-        let built = Built::obtain(&root, options, workload, steps)?;
+        let own = |name: String| find_workload(options.xen.workload_of(&name).unwrap_or(&options.workload));
+        let workloads = options.xen.names().into_iter().map(own).collect::<Result<Vec<_>>>()?;
+        let built = Built::obtain(&root, options, &workloads, steps)?;
         let xen = hypervisor::obtain(&root, &options.xen, steps)?;
         let dom0 = Dom0Files::obtain(steps)?;
-        let common = built.common(options, workload)?;
-        Ok(Self { options, workload, built, xen, dom0, common })
+        let common = built.common(options, &workloads)?;
+        Ok(Self { options, workload, workloads, built, xen, dom0, common })
     }
 
     /// Boots Xen and the guests once.
@@ -172,13 +206,20 @@ impl<'a> Lab<'a> {
         &self,
         seed: u64,
         sinks: Vec<Box<dyn Sink>>,
-        xentrace: Option<&TraceFile>,
+        traces: &[Traced],
         steps: &Steps,
     ) -> Result<Option<Observed>> {
         let (options, xen) = (self.options, &self.options.xen);
         let names = xen.names();
-        let guests = (1..=xen.guests()).map(|number| self.guest(number, seed)).collect::<Result<Vec<_>>>()?;
-        let plan = dom0_init::Plan { guests: names.clone(), xentrace: xentrace.is_some() };
+        let guests = (1..)
+            .zip(&self.workloads)
+            .map(|(number, workload)| self.guest(number, workload, seed))
+            .collect::<Result<Vec<_>>>()?;
+        let plan = dom0_init::Plan {
+            guests: names.clone(),
+            xentrace: xen.xentrace.is_some(),
+            traced: options.trace.is_some(),
+        };
         let initramfs = Shared::new("dom0's initramfs")?;
         let (port, kernel) = (&self.built.programs.port, &self.built.kernel.image);
         dom0_image::assemble(&self.dom0, &plan, port, kernel, &self.common, &guests)?
@@ -211,7 +252,7 @@ impl<'a> Lab<'a> {
             keep_console: options.keep_console.clone(),
         };
         initramfs.lend(true)?;
-        let observed = relay::run(&boot, sinks, xentrace, steps);
+        let observed = relay::run(&boot, sinks, traces, steps);
         initramfs.lend(false)?;
         let observed = observed?;
         if let Some(observed) = &observed {
@@ -221,13 +262,13 @@ impl<'a> Lab<'a> {
     }
 
     /// One guest's configuration and scripts.
-    fn guest(&self, number: u32, seed: u64) -> Result<Guest> {
+    fn guest(&self, number: u32, workload: &Workload, seed: u64) -> Result<Guest> {
         let (options, xen) = (self.options, &self.options.xen);
         let name = format!("g{number}");
         let way = Way::Shared { offset_us: XenOptions::start_offset_us(seed, number) };
         let load_seed = XenOptions::load_seed(seed, number);
         let mut image = Image::default();
-        add_scripts(&mut image, &plan(options, self.workload, &name, way, load_seed))?;
+        add_scripts(&mut image, &plan(options, workload, &name, way, load_seed))?;
         let config = Config {
             guest_type: xen.guest_type(),
             kernel: format!("{GUESTS}/bzImage"),
@@ -254,5 +295,19 @@ impl<'a> Lab<'a> {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_guest_has_a_trace_of_its_own() {
+        for (path, of_g1) in
+            [("d/trace.tar", "d/trace.g1.tar"), ("a.b/t", "a.b/t.g1"), ("x.tar.gz", "x.tar.g1.gz")]
+        {
+            assert_eq!(of_guest(Path::new(path), "g1"), Path::new(of_g1));
+        }
     }
 }
