@@ -12,9 +12,9 @@ use crate::vm::libraries;
 use crate::vm::packages::BUSYBOX;
 
 /// Tools of busybox that the script uses, and a person who looks around in dom0.
-const SMALL_TOOLS: [&str; 17] = [
-    "cat", "date", "dmesg", "echo", "insmod", "kill", "ls", "mkdir", "mount", "poweroff", "ps", "rm", "sh",
-    "sleep", "sync", "tail", "uname",
+const SMALL_TOOLS: [&str; 18] = [
+    "cat", "date", "dmesg", "echo", "insmod", "kill", "ls", "mkdir", "mkfifo", "mount", "poweroff", "ps",
+    "rm", "sh", "sleep", "sync", "tail", "uname",
 ];
 /// Tools of Xen, and where the package has them.
 const XEN_TOOLS: [&str; 6] =
