@@ -116,6 +116,27 @@ impl Run {
     }
 }
 
+/// A combination beside the same one with the plain ticket lock: medians against medians.
+#[derive(Debug, PartialEq)]
+struct Beside {
+    /// PSP per lock acquired, in percent of ticket's.
+    psp_pct: f64,
+    /// Locks acquired a second, in multiples of ticket's.
+    throughput: f64,
+}
+
+impl Beside {
+    /// `None` if locks do not vary, ticket is not among them, or a median is missing.
+    fn ticket(plan: &[Cell], varied: &[(String, String)], rows: &[Row]) -> Option<Self> {
+        let mut ticket = varied.to_vec();
+        ticket.iter_mut().find(|(name, _)| name == "lock")?.1 = "ticket".into();
+        let (this, base) = (Run::all(plan, varied, rows), Run::all(plan, &ticket, rows));
+        let ratio = |of: fn(&Run) -> f64| median(this.iter().map(of)) / median(base.iter().map(of));
+        let (psp, throughput) = (ratio(|run| run.per_million), ratio(|run| run.acquires_per_s));
+        (psp.is_finite() && throughput.is_finite()).then_some(Self { psp_pct: 100.0 * psp, throughput })
+    }
+}
+
 /// Whether a load's unit is a time: seconds a round, cycles of a lock.
 fn is_time(unit: &str) -> bool {
     unit.starts_with("s ") || unit == "cycles"
@@ -139,12 +160,15 @@ pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
         "value",
         "spin %",
         "convoyed",
+        "PSP of ticket's",
+        "throughput / ticket's",
     ];
     builder.push_record(varied.iter().map(String::as_str).chain(figures));
     let plan = experiment.plan()?;
     for combination in plan.iter().filter(|cell| cell.seed == 1) {
         let runs = Run::all(&plan, &combination.varied, rows);
         let m = |of: fn(&Run) -> f64| median(runs.iter().map(of));
+        let beside = Beside::ticket(&plan, &combination.varied, rows);
         let most = |join: fn(f64, f64) -> f64| runs.iter().map(|run| run.per_million).reduce(join);
         let number = |value: f64, decimals: usize| {
             if value.is_nan() { "-".to_owned() } else { format!("{value:.decimals$}") }
@@ -162,6 +186,8 @@ pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
             number(m(|run| run.value), 1),
             number(m(|run| run.spin_pct), 2),
             runs.iter().filter(|run| run.convoyed).count().to_string(),
+            beside.as_ref().map_or_else(|| "-".into(), |beside| number(beside.psp_pct, 2) + " %"),
+            beside.as_ref().map_or_else(|| "-".into(), |beside| number(beside.throughput, 1)),
         ];
         builder.push_record(combination.varied.iter().map(|(_, value)| value.clone()).chain(figures));
     }
@@ -187,5 +213,20 @@ mod tests {
         let run = Run::of(&rows.iter().collect::<Vec<_>>());
         assert_eq!((run.lwp, run.per_million, run.psp_per_s), (6.0, 3000.0, 3.0));
         assert_eq!((run.value, run.acquires_per_s, run.convoyed), (500.0, 1000.0, false));
+    }
+
+    #[test]
+    fn a_lock_stands_beside_ticket() {
+        let cells = [cell("ticket", 1), cell("hvm", 1), cell("hvm", 2)];
+        let counts = [(1000, 50), (100_000, 10), (100_000, 30)];
+        let rows: Vec<Row> = cells
+            .iter()
+            .zip(counts)
+            .flat_map(|(cell, (acquires, lwp))| rows(cell, &observed(acquires, lwp)).unwrap())
+            .collect();
+        // 200 of a million in the median, against 50 000; 200 000 locks acquired against 2000.
+        let hvm = Beside::ticket(&cells, &cells[1].varied, &rows).unwrap();
+        assert!((hvm.psp_pct - 0.4).abs() < 1e-9 && (hvm.throughput - 100.0).abs() < 1e-9, "{hvm:?}");
+        assert_eq!(Beside::ticket(&cells[1..], &cells[1].varied, &rows), None);
     }
 }
