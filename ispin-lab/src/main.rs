@@ -69,7 +69,8 @@ enum Cmd {
         /// Draw what is there, SVG: performance and PSP over the vCPUs (experiments under Xen that vary `lock` and `vcpus`)
         #[arg(long, value_name = "FILE")]
         plot: Option<PathBuf>,
-        /// Do this share of the runs only (1/2, 2/2): several processes can work on an experiment under Xen
+        /// Do this share of the runs only (1/2, 2/2), so that several processes can work on an experiment under Xen; 0/1
+        /// does none and sums up what is there
         #[arg(long, value_name = "PART/PARTS", default_value = "1/1")]
         part: Share,
     },
@@ -157,7 +158,7 @@ fn run(cli: Cli) -> Result<()> {
             let summary = if xen::experiment::Experiment::is_one(&file)? {
                 xen_matrix(&file, &out, plot.as_deref(), part)?
             } else {
-                if part.parts > 1 {
+                if part != (Share { part: 1, parts: 1 }) {
                     bail!("--part: runs of the threads world would disturb each other");
                 }
                 if plot.is_some() {

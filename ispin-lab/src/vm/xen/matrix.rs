@@ -13,7 +13,7 @@ use crate::matrix::median;
 /// A share of the runs: number `part` of `parts`, so that several processes can work on one experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// From 1.
+    /// From 1; 0 = none of the runs.
     pub part: usize,
     /// At least `part`.
     pub parts: usize,
@@ -26,8 +26,8 @@ impl std::str::FromStr for Share {
         let parsed =
             text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
         match parsed {
-            Some((part, parts)) if part >= 1 && part <= parts => Ok(Self { part, parts }),
-            _ => Err("give PART/PARTS, such as 1/2".into()),
+            Some((part, parts)) if parts >= 1 && part <= parts => Ok(Self { part, parts }),
+            _ => Err("give PART/PARTS, such as 1/2; 0/1 is none".into()),
         }
     }
 }
@@ -37,7 +37,7 @@ pub fn run_missing(experiment: &Experiment, results: &mut ResultFile, share: Sha
     let plan = experiment.plan()?;
     let total = plan.len();
     let ours: Vec<(usize, Cell)> =
-        plan.into_iter().enumerate().filter(|(i, _)| i % share.parts == share.part - 1).collect();
+        plan.into_iter().enumerate().filter(|(i, _)| i % share.parts + 1 == share.part).collect();
     let signals = Signals::catch()?;
     let mut failed = 0;
     for (i, cell) in ours {
@@ -202,7 +202,8 @@ mod tests {
     #[test]
     fn shares() {
         assert_eq!("2/3".parse(), Ok(Share { part: 2, parts: 3 }));
-        for bad in ["0/2", "3/2", "2", "a/b", ""] {
+        assert_eq!("0/1".parse(), Ok(Share { part: 0, parts: 1 }));
+        for bad in ["0/0", "3/2", "2", "a/b", ""] {
             assert!(bad.parse::<Share>().is_err(), "{bad}");
         }
     }
