@@ -337,7 +337,10 @@ mod tests {
                 < at(&load, "echo 1 > $parameters/events")
         );
         let init = plan.init();
-        assert!(init.contains("ispin-port guest /run/ispin ispin.report ispin.snapshots ispin.trace <"), "{init}");
+        assert!(
+            init.contains("ispin-port guest /run/ispin ispin.report ispin.snapshots ispin.trace <"),
+            "{init}"
+        );
         assert!(at(&init, "tell \"end $?\"") < at(&init, "wait $carrier") && !init.contains("virtio-ports"));
     }
 

@@ -14,7 +14,7 @@ use super::debs::Dom0Files;
 use super::dom0_image::{self, Guest};
 use super::dom0_init::{self, GUESTS};
 use super::hypervisor::{self, DOM0_MB};
-use super::options::{Policy, XenOptions};
+use super::options::{GuestType, Policy, XenOptions};
 use super::truth;
 use super::xentrace;
 use super::xl::Config;
@@ -233,6 +233,7 @@ impl<'a> Lab<'a> {
                 dom0: Some(Dom0 {
                     kernel: self.dom0.kernel.clone(),
                     parameters: DOM0_PARAMETERS.map(str::to_owned).to_vec(),
+                    virtualization: xen.guest_type() == GuestType::Pvh,
                 }),
                 initramfs: initramfs.path(),
                 parameters: hypervisor::parameters(xen),
