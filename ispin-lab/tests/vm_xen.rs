@@ -114,16 +114,17 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
     let counters = last.vms[0].total().counters;
     assert!(counters.takes > 100 && counters.unslotted == 0, "{counters:?}");
 
-    for (victim, words) in
-        [("guest", "the guest g2 died"), ("agent", "g2: the agent in the guest ended with exit code 137")]
-    {
+    for (victim, words) in [
+        ("guest", "the guest g2 died, when the loads were running"),
+        ("agent", "g2: the agent in the guest ended with exit code 137"),
+    ] {
         let kill = format!("g2={victim}");
         let said = fails(
             xen(&built, &SHORT)
                 .args(["--kill", &kill, "--interval", "100ms", "--csv"])
                 .arg(path("killed.csv")),
         );
-        assert!(said.contains(words) && said.contains("the loads were running"), "{victim}: {said}");
+        assert!(said.contains(words), "{victim}: {said}");
         let mut csv = csv::Reader::from_path(path("killed.csv")).expect("csv");
         let rows = csv.records().collect::<Result<Vec<_>, _>>().expect("every row is whole");
         assert!(rows.len() > 6, "{victim}: {} rows", rows.len());
