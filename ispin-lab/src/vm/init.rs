@@ -5,6 +5,7 @@
 //! ([`Way::Shared`]).
 
 use std::fmt::Write;
+use std::str::FromStr;
 
 use clap::ValueEnum;
 
@@ -57,6 +58,14 @@ pub enum Victim {
     Guest,
     /// The agent in it
     Agent,
+}
+
+impl FromStr for Victim {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        ValueEnum::from_str(text, false)
+    }
 }
 
 /// What the scripts are made for.

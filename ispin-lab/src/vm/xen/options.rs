@@ -76,39 +76,20 @@ impl fmt::Display for Scheduler {
     }
 }
 
-/// A guest with a load of its own.
+/// Something that goes for one guest only: `GUEST=WHAT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestWorkload {
+pub struct OfGuest<T> {
     guest: String,
-    load: String,
+    what: T,
 }
 
-impl FromStr for GuestWorkload {
+impl<T: FromStr<Err: fmt::Display>> FromStr for OfGuest<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((guest, load)) if !guest.is_empty() && !load.is_empty() => {
-                Ok(Self { guest: guest.to_owned(), load: load.to_owned() })
-            }
-            _ => Err("give GUEST=LOAD, such as g2=scribble".into()),
-        }
-    }
-}
-
-/// A guest in which something is killed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kill {
-    guest: String,
-    victim: Victim,
-}
-
-impl FromStr for Kill {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (guest, victim) = text.split_once('=').ok_or("give GUEST=guest or GUEST=agent")?;
-        Ok(Self { guest: guest.to_owned(), victim: Victim::from_str(victim, false)? })
+        let parts = text.split_once('=').filter(|(guest, what)| !guest.is_empty() && !what.is_empty());
+        let (guest, what) = parts.ok_or("name the guest first, as in g2=...")?;
+        Ok(Self { guest: guest.to_owned(), what: what.parse().map_err(|error: T::Err| error.to_string())? })
     }
 }
 
@@ -124,10 +105,10 @@ pub struct XenOptions {
     pub pcpus: Option<u32>,
     /// Another load for one guest, such as g2=scribble; the options of the load do not go to it
     #[arg(long, value_name = "GUEST=LOAD")]
-    pub guest_workload: Vec<GuestWorkload>,
+    pub guest_workload: Vec<OfGuest<String>>,
     /// Kill a guest, or the agent in it, in mid-run, such as g2=agent: for tests
     #[arg(long, value_name = "GUEST=guest|agent", hide = true)]
-    pub kill: Option<Kill>,
+    pub kill: Option<OfGuest<Victim>>,
     /// How Xen runs the guests [default: pv]
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub guest_type: Option<GuestType>,
@@ -206,12 +187,12 @@ impl XenOptions {
 
     /// The load of a guest that has one of its own.
     pub fn workload_of(&self, guest: &str) -> Option<&str> {
-        self.guest_workload.iter().find(|own| own.guest == guest).map(|own| own.load.as_str())
+        self.guest_workload.iter().find(|own| own.guest == guest).map(|own| own.what.as_str())
     }
 
     /// What is killed in a guest in mid-run.
     pub fn killed(&self, guest: &str) -> Option<Victim> {
-        self.kill.as_ref().filter(|kill| kill.guest == guest).map(|kill| kill.victim)
+        self.kill.as_ref().filter(|kill| kill.guest == guest).map(|kill| kill.what)
     }
 
     /// Refuses them where there is no Xen.
@@ -253,11 +234,10 @@ impl XenOptions {
             "--vcpus {vcpus}: Xen publishes the quanta of {MOST_VCPUS} vCPUs of a guest at most"
         );
         let names = self.names();
-        if let Some(own) = self.guest_workload.iter().find(|own| !names.contains(&own.guest)) {
-            bail!("--guest-workload {}={}: the guests are {}", own.guest, own.load, names.join(", "));
-        }
-        if let Some(kill) = self.kill.as_ref().filter(|kill| !names.contains(&kill.guest)) {
-            bail!("--kill {}: the guests are {}", kill.guest, names.join(", "));
+        let named = self.guest_workload.iter().map(|own| ("guest-workload", &own.guest));
+        let named = named.chain(self.kill.iter().map(|kill| ("kill", &kill.guest)));
+        if let Some((option, guest)) = named.into_iter().find(|(_, guest)| !names.contains(guest)) {
+            bail!("--{option} {guest}=...: the guests are {}", names.join(", "));
         }
         if self.scheduler() == Scheduler::Credit2 && self.slice_ms.is_some() {
             bail!(
@@ -326,7 +306,11 @@ mod tests {
         let own = XenOptions { guest_workload: vec!["g3=scribble".parse().unwrap()], ..none() };
         assert_eq!(own.workload_of("g3"), Some("scribble"));
         assert!(refused(own, 2).contains("the guests are g1, g2"));
-        assert!("g1".parse::<GuestWorkload>().is_err());
+        let kill = "g1=agent".parse::<OfGuest<Victim>>().unwrap();
+        assert_eq!(kill.what, Victim::Agent);
+        for wrong in ["g1", "=agent", "g1=", "g1=cat"] {
+            assert!(wrong.parse::<OfGuest<Victim>>().is_err(), "{wrong}");
+        }
         let credit2 = Some(Scheduler::Credit2);
         let slice = XenOptions { scheduler: credit2, slice_ms: Some(5), ..none() };
         assert!(refused(slice, 2).contains("credit2"));
