@@ -32,6 +32,7 @@
 #include <linux/minmax.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 
@@ -131,8 +132,11 @@ static void stop_workers(struct run *run, unsigned int count)
 
 	WRITE_ONCE(run->stop, true);
 	complete_all(&run->go);
-	for (i = 0; i < count; i++)
-		kthread_stop_put(run->workers[i].task);
+	for (i = 0; i < count; i++) {
+		/* kthread_stop_put(), which Linux 6.1 does not have. */
+		kthread_stop(run->workers[i].task);
+		put_task_struct(run->workers[i].task);
+	}
 }
 
 /*

@@ -37,7 +37,8 @@ impl Vcpu {
     ///
     /// # Safety
     /// `slot`, `row` and `control` point to mapped, aligned values that outlive the result; nobody else
-    /// writes `row` (but for the tail of its ring).
+    /// writes `row` (but for the tail of its ring). `slot` is element number `vcpu` of the slots of all vCPUs that
+    /// share locks with this one.
     pub unsafe fn new(
         slot: *const Slot,
         row: *mut VcpuRow,
@@ -96,6 +97,23 @@ impl Vcpu {
     pub fn ids(&self) -> Ids {
         // SAFETY: the slot is mapped while self lives.
         unsafe { slot::read_ids(self.slot) }
+    }
+
+    /// Number of this vCPU in its VM.
+    #[inline(always)]
+    pub fn number(&self) -> u32 {
+        self.vcpu
+    }
+
+    /// The ids of another vCPU of the VM.
+    ///
+    /// # Panics
+    /// In debug builds, if there is no slot of that number.
+    #[inline(always)]
+    pub fn ids_of(&self, vcpu: u32) -> Ids {
+        debug_assert!((vcpu as usize) < slot::MAX_SLOTS);
+        // SAFETY: the slots of a VM lie one behind the other, this vCPU's at its number, by the word given to `new`.
+        unsafe { slot::read_ids(self.slot.offset(vcpu as isize - self.vcpu as isize)) }
     }
 
     /// A consistent copy of this vCPU's slot.

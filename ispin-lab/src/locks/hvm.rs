@@ -5,15 +5,18 @@ use std::hint::spin_loop;
 
 use ispin_common::slot::Slot;
 
-use super::queue::OffCpu;
-use super::{Algorithm, Lock, TicketQueue};
+use super::off_cpu::OffCpu;
+use super::queue::TicketQueue;
+use super::{Algorithm, Lock};
 use crate::vcpu::Vcpu;
 
 pub(super) static ALGORITHM: Algorithm = Algorithm {
     name: "hvm",
     paper: "HVM IS",
     about: "informed ticket spinlock; defers by spinning until the next quantum",
-    make: |id| Box::new(Hvm(TicketQueue::new(id))),
+    fifo: true,
+    informed: true,
+    make: |id, _| Box::new(Hvm(TicketQueue::new(id))),
 };
 
 struct Hvm(TicketQueue);

@@ -1,13 +1,35 @@
 //! The lock library: one file per algorithm behind one trait.
 //!
-//! Adding an algorithm is one file with an `ALGORITHM` and one line in [`ALGORITHMS`].
+//! Adding an algorithm is one file with an `ALGORITHM` and one line in [`ALGORITHMS`] (docs/architecture.md, "A lock more").
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`passage`] | what every lock tells about a passage through it |
+//! | `off_cpu` | how long a vCPU was off its pCPU |
+//! | `queue` | the FIFO of the plain and the informed ticket locks |
+//! | `members` | a FIFO that knows who is in it |
+//! | `parking` | sleeping until the turn is near, and waking |
 
+mod atomics {
+    //! The atomics of [`super::members`]; its models have their own.
+    pub use std::sync::atomic::{AtomicU32, Ordering};
+}
 mod hvm;
+mod ispin_plus;
+pub mod members;
+mod off_cpu;
+mod oticket;
+mod parking;
+pub mod passage;
+mod pts;
 mod pv;
+mod pvticket;
 mod queue;
 mod ticket;
+mod unfair;
 
-pub use queue::TicketQueue;
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
 use crate::vcpu::Vcpu;
 
@@ -31,12 +53,58 @@ pub struct Algorithm {
     pub paper: &'static str,
     /// What it does, in one line.
     pub about: &'static str,
+    /// Whether threads get the lock in the order in which they came.
+    pub fifo: bool,
+    /// Whether it asks when the quantum ends, and defers.
+    pub informed: bool,
     /// Makes lock number `id` of a VM.
-    pub make: fn(id: u32) -> Box<dyn Lock>,
+    pub make: fn(id: u32, parameters: &Parameters) -> Box<dyn Lock>,
 }
 
 /// All algorithms.
-pub static ALGORITHMS: &[&Algorithm] = &[&ticket::ALGORITHM, &hvm::ALGORITHM, &pv::ALGORITHM];
+pub static ALGORITHMS: &[&Algorithm] = &[
+    &ticket::ALGORITHM,
+    &hvm::ALGORITHM,
+    &pv::ALGORITHM,
+    &pts::ALGORITHM,
+    &pvticket::ALGORITHM,
+    &oticket::ALGORITHM,
+    &unfair::ALGORITHM,
+    &ispin_plus::ALGORITHM,
+];
+
+/// What the algorithms can be told.
+#[derive(Args, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Parameters {
+    /// `pts`: turns of a loop around PAUSE that a waiter waits for each ticket before its own (Ouyang and Lange, v1)
+    #[arg(long, value_name = "TURNS", default_value_t = 1 << 14)]
+    pub pts_timeout: u32,
+    /// `pvticket`, `oticket`: turns of a loop around PAUSE before a waiter sleeps (Linux 3.13, SPIN_THRESHOLD)
+    #[arg(long, value_name = "TURNS", default_value_t = 1 << 15)]
+    pub spin_threshold: u32,
+    /// `oticket`: so many waiters behind the holder are near, which spin before they sleep. No figure is public: an assumption
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub oticket_near: u32,
+    /// `oticket`: turns before a waiter that is not near sleeps. No figure is public: an assumption
+    #[arg(long, value_name = "TURNS", default_value_t = 1 << 8)]
+    pub oticket_far_turns: u32,
+    /// `ispin+`: how long a thread is refused at most before it takes a ticket all the same, ms
+    #[arg(long, value_name = "MS", default_value_t = 250)]
+    pub max_defer_ms: u32,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self {
+            pts_timeout: 1 << 14,
+            spin_threshold: 1 << 15,
+            oticket_near: 2,
+            oticket_far_turns: 1 << 8,
+            max_defer_ms: 250,
+        }
+    }
+}
 
 /// The algorithm called `name`.
 pub fn by_name(name: &str) -> Option<&'static Algorithm> {

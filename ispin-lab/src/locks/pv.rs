@@ -6,15 +6,18 @@
 
 use ispin_common::slot::Slot;
 
-use super::queue::OffCpu;
-use super::{Algorithm, Lock, TicketQueue};
+use super::off_cpu::OffCpu;
+use super::queue::TicketQueue;
+use super::{Algorithm, Lock};
 use crate::vcpu::Vcpu;
 
 pub(super) static ALGORITHM: Algorithm = Algorithm {
     name: "pv",
     paper: "PV IS",
     about: "informed ticket spinlock; defers by yielding its pCPU until the next quantum",
-    make: |id| Box::new(Pv(TicketQueue::new(id))),
+    fifo: true,
+    informed: true,
+    make: |id, _| Box::new(Pv(TicketQueue::new(id))),
 };
 
 struct Pv(TicketQueue);

@@ -1,13 +1,16 @@
 //! `ticket`: the plain ticket spinlock (paper: TSL), the base line.
 
-use super::{Algorithm, Lock, TicketQueue};
+use super::queue::TicketQueue;
+use super::{Algorithm, Lock};
 use crate::vcpu::Vcpu;
 
 pub(super) static ALGORITHM: Algorithm = Algorithm {
     name: "ticket",
     paper: "TSL",
     about: "plain ticket spinlock; knows nothing of the hypervisor",
-    make: |id| Box::new(Ticket(TicketQueue::new(id))),
+    fifo: true,
+    informed: false,
+    make: |id, _| Box::new(Ticket(TicketQueue::new(id))),
 };
 
 struct Ticket(TicketQueue);

@@ -8,7 +8,7 @@ use ispin_common::slot::MAX_SLOTS;
 use ispin_common::threads::{MAX_ROWS, MAX_VMS};
 use serde::{Deserialize, Serialize};
 
-use crate::locks;
+use crate::locks::{self, Parameters};
 use crate::workload::{Times, nanoseconds};
 
 /// Critical section duration estimate of the threads world, ns. Far above the 10 us that the benchmark holds its
@@ -66,6 +66,9 @@ pub struct RunOptions {
     /// Seed of the drawn times
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// What the locks can be told
+    #[command(flatten)]
+    pub parameters: Parameters,
 }
 
 impl Default for RunOptions {
@@ -84,6 +87,7 @@ impl Default for RunOptions {
             host_ms: DEFAULT_HOST_MS,
             untraced: false,
             seed: 1,
+            parameters: Parameters::default(),
         }
     }
 }

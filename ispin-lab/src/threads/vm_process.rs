@@ -91,7 +91,7 @@ pub fn main() -> Result<()> {
 fn run(config: &VmConfig, maps: &PublisherMaps) -> Result<Vec<ThreadResult>> {
     let algorithm =
         locks::by_name(&config.lock).ok_or_else(|| anyhow!("no lock algorithm `{}`", config.lock))?;
-    let lock = (algorithm.make)(0);
+    let lock = (algorithm.make)(0, &config.options.parameters);
     let page = maps.slot_pages.get(config.page as usize).ok_or_else(|| anyhow!("no page {}", config.page))?;
     let control = Shared(maps.control()? as *const Control);
     let barrier = &Barrier::new();

@@ -1,0 +1,143 @@
+//! `ispin+`: the informed ticket spinlock that does not convoy.
+//!
+//! The paper's rule predicts. When a prediction fails, and a vCPU is preempted with a ticket, everybody else still joins
+//! the queue behind it, because `(lql + 1) * csd` stays tiny; each of them loses its quantum there, with a ticket, and
+//! so the queue never empties: the convoy. Four changes end it (docs/ispin-plus.md argues and measures them):
+//!
+//! 1. A ticket is also refused while the holder or a waiter is off its pCPU.
+//! 2. A refused thread asks again before it takes a ticket, for at most `max_defer`.
+//! 3. It yields its pCPU meanwhile, in which the vCPU that is missing may be the next to run.
+//! 4. A thread that holds another lock is not refused: those that wait for that one would wait with it.
+
+use ispin_common::capability::{Capability, capability};
+use ispin_common::event::Ctx;
+use ispin_common::slot::{MAX_SLOTS, Slot};
+use ispin_common::threads::Phase;
+
+use super::members::{MEMBERS, Members, Refusal, World};
+use super::off_cpu::OffCpu;
+use super::passage::{Deferred, Passages};
+use super::{Algorithm, Lock};
+use crate::vcpu::Vcpu;
+
+pub(super) static ALGORITHM: Algorithm = Algorithm {
+    name: "ispin+",
+    paper: "beyond the paper",
+    about: "informed ticket spinlock that also refuses while a holder or waiter is off its pCPU, and asks again",
+    fifo: true,
+    informed: true,
+    make: |id, parameters| {
+        let max_defer = u64::from(parameters.max_defer_ms) * 1_000_000;
+        Box::new(IspinPlus { passages: Passages::new(id), members: Members::new(), max_defer })
+    },
+};
+
+struct IspinPlus {
+    passages: Passages,
+    members: Members,
+    /// ns.
+    max_defer: u64,
+}
+
+/// A thread that asks for a ticket.
+struct Asking<'a> {
+    me: &'a mut Vcpu,
+    passages: &'a Passages,
+    caller: u64,
+    slot: Slot,
+    now: u64,
+    deferred: Deferred,
+    /// Since the refusal: when it was, and the absences since.
+    refused: Option<(u64, OffCpu)>,
+    max_defer: u64,
+}
+
+impl World for Asking<'_> {
+    fn lock_cap(&mut self, lql: u32) -> Option<i64> {
+        self.slot = self.me.read_own();
+        self.now = self.me.now();
+        self.deferred.ctx = Ctx::default();
+        match capability(&self.slot, self.now, lql, self.me.csd(), self.me.tick()) {
+            Capability::Capable(lock_cap) | Capability::Incapable(lock_cap) => Some(lock_cap),
+            Capability::Unslotted => None,
+            Capability::Expired => {
+                self.deferred.ctx = Ctx(Ctx::EXPIRED);
+                None
+            }
+        }
+    }
+
+    fn is_off(&mut self, vcpu: u32) -> bool {
+        let ids = self.me.ids_of(vcpu);
+        ids.published() && !ids.on_pcpu()
+    }
+
+    fn refused(&mut self, lql: u32, why: Refusal) {
+        let lock_cap = match why {
+            Refusal::Time(lock_cap) => lock_cap,
+            Refusal::Stalled => 0,
+        };
+        self.passages.refused(self.me, self.caller, &self.slot, self.now, lql, lock_cap);
+        self.refused = Some((self.now, OffCpu::since(&self.slot)));
+    }
+
+    fn wait(&mut self) -> bool {
+        rustix::thread::sched_yield();
+        let Some((since, off)) = &mut self.refused else { return true };
+        off.watch(self.me);
+        self.deferred.off = off.total;
+        self.me.now() < *since + self.max_defer
+    }
+}
+
+impl Lock for IspinPlus {
+    fn lock(&self, me: &mut Vcpu, caller: u64) {
+        let outer = me.word();
+        let mut deferred = Deferred::default();
+        if outer.phase() == Some(Phase::Holding) {
+            deferred.ctx = Ctx(Ctx::NESTED);
+        } else {
+            let mut asking = Asking {
+                passages: &self.passages,
+                caller,
+                slot: Slot::default(),
+                now: 0,
+                deferred,
+                refused: None,
+                max_defer: self.max_defer,
+                me,
+            };
+            self.members.admit(&mut asking);
+            deferred = asking.deferred;
+        }
+        let arrival = self.passages.arrive(me, caller, outer);
+        let (ticket, lql) = self.members.take(me.number());
+        let mut waiter = self.passages.taken(me, arrival, ticket, lql, deferred);
+        while !self.members.is_served(ticket) {
+            waiter.off.watch(me);
+            std::hint::spin_loop();
+        }
+        self.passages.acquired(me, waiter);
+    }
+
+    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
+        if !self.members.is_empty() {
+            return false;
+        }
+        let arrival = self.passages.arrive(me, caller, me.word());
+        match self.members.try_take(me.number()) {
+            Some(ticket) => self.passages.acquired_at_once(me, arrival, ticket),
+            None => {
+                self.passages.turned_away(me, arrival);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn unlock(&self, me: &mut Vcpu, caller: u64) {
+        self.passages.release(me, caller, |_, ticket| self.members.release(ticket));
+    }
+}
+
+const _: () = assert!(MEMBERS >= MAX_SLOTS, "every vCPU may be in the queue");
