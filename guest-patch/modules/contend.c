@@ -2,7 +2,6 @@
 /* mode=contend: threads access one memory area under one lock */
 
 #include <linux/sched.h>
-#include <linux/string_choices.h>
 
 #include "micro.h"
 
@@ -139,9 +138,9 @@ void print_contend(struct seq_file *m, struct run *run)
 	seq_printf(m, "\"threads\":%lu,\"op\":\"%s\",\"hold\":%lu,\"gap\":%lu,\"words\":%lu,",
 		   run->p.threads, op_names[run->p.op], run->p.hold, run->p.gap, run->p.words);
 	seq_printf(m, "\"shared\":%lu,\"nested\":%lu,\"accesses\":%llu,\"complete\":%s,",
-		   run->p.shared, run->p.nested, accesses, str_true_false(complete));
+		   run->p.shared, run->p.nested, accesses, json_bool(complete));
 	seq_printf(m, "\"consistent\":%s,\"counter\":%llu,\"overlaps\":%llu,\"torn\":%llu,",
-		   str_true_false(consistent), counter, overlaps, torn);
+		   json_bool(consistent), counter, overlaps, torn);
 	seq_printf(m, "\"stuck\":%u,\"inner_counter\":%llu,\"failed\":%llu,\"thread\":[",
 		   run->stuck, run->inner_counter, failed);
 	for (i = 0; i < run->p.threads; i++) {

@@ -89,6 +89,12 @@ struct run {
 	struct cycles op[NR_PAIR_OPS];
 };
 
+/* str_true_false() is newer than Linux 6.1. */
+static inline const char *json_bool(bool value)
+{
+	return value ? "true" : "false";
+}
+
 /* params.c */
 int parse_params(struct params *p, char *line);
 

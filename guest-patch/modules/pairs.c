@@ -2,7 +2,6 @@
 /* mode=pairs: cycles of an uncontended lock and unlock */
 
 #include <linux/sched.h>
-#include <linux/string_choices.h>
 #include <linux/timex.h>
 
 #include "micro.h"
@@ -99,8 +98,8 @@ void print_pairs(struct seq_file *m, struct run *run)
 
 	seq_printf(m, "\"stuck\":%u,", run->stuck);
 	seq_printf(m, "\"cpu\":%lu,\"pairs\":%llu,\"batch\":%u,\"complete\":%s,\"consistent\":%s,",
-		   run->p.cpu, run->pairs, BATCH, str_true_false(run->pairs >= run->p.pairs),
-		   str_true_false(!run->trylock_failed && !run->stuck));
+		   run->p.cpu, run->pairs, BATCH, json_bool(run->pairs >= run->p.pairs),
+		   json_bool(!run->trylock_failed && !run->stuck));
 	print_cycles(m, "empty", &run->empty);
 	seq_puts(m, ",\"op\":{");
 	for (op = 0; op < NR_PAIR_OPS; op++) {

@@ -172,12 +172,13 @@ fn ensure_cargo_deny() -> Result<()> {
     run(&mut cargo(&INSTALL)?)
 }
 
-/// Files that booting a guest and running the loads in it need, and their packages.
-const GUEST_PACKAGES: [(&str, &str); 4] = [
+/// Files that booting a guest, running the loads in it and checking the model of a lock need, and their packages.
+const GUEST_PACKAGES: [(&str, &str); 5] = [
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/bin/busybox", "busybox-static"),
     ("/usr/bin/tcc", "tcc"),
     ("/usr/bin/pbzip2", "pbzip2"),
+    ("/usr/bin/spin", "spin"),
 ];
 
 /// Compiler and source of the guest's kernel, emulator, and the programs of the loads.

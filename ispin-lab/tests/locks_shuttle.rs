@@ -1,0 +1,80 @@
+//! The queue of `ispin+` under shuttle: random interleavings of up to eight threads, and of a hypervisor that takes them off
+//! their pCPUs.
+#![allow(dead_code, reason = "members.rs and the models have more than this test uses")]
+
+mod atomics {
+    pub use shuttle::sync::atomic::{AtomicU32, Ordering};
+}
+#[path = "../src/locks/members.rs"]
+mod members;
+mod models;
+
+use members::Members;
+use models::{Asking, PCpus, Queue, TornTake};
+use shuttle::sync::Arc;
+use shuttle::sync::atomic::{AtomicU32, Ordering};
+use shuttle::thread;
+
+struct Shared<Q> {
+    queue: Q,
+    inside: AtomicU32,
+    passages: AtomicU32,
+    pcpus: PCpus,
+}
+
+const PASSAGES: u32 = 3;
+
+fn pass<Q: Queue>(shared: &Shared<Q>, vcpu: u32) {
+    for _ in 0..PASSAGES {
+        shared.queue.admit(&mut Asking { pcpus: &shared.pcpus, asked: 0, relax: thread::yield_now });
+        let ticket = shared.queue.take(vcpu);
+        while !shared.queue.is_served(ticket) {
+            thread::yield_now();
+        }
+        assert_eq!(shared.inside.fetch_add(1, Ordering::SeqCst), 0, "alone");
+        thread::yield_now();
+        shared.inside.fetch_sub(1, Ordering::SeqCst);
+        shared.passages.fetch_add(1, Ordering::SeqCst);
+        shared.queue.release(ticket);
+    }
+}
+
+fn model<Q: Queue + 'static>(make: fn() -> Q, vcpus: u32) {
+    let shared = Arc::new(Shared {
+        queue: make(),
+        inside: AtomicU32::new(0),
+        passages: AtomicU32::new(0),
+        pcpus: PCpus::new(vcpus as usize),
+    });
+    let mut threads = vec![];
+    for vcpu in 0..vcpus {
+        let shared = shared.clone();
+        threads.push(thread::spawn(move || pass(&shared, vcpu)));
+    }
+    // Everybody is off for a while, one after the other.
+    for vcpu in 0..vcpus as usize {
+        shared.pcpus.set(vcpu, false);
+        thread::yield_now();
+        shared.pcpus.set(vcpu, true);
+    }
+    for thread in threads {
+        thread.join().expect("thread");
+    }
+    assert_eq!(shared.passages.load(Ordering::SeqCst), vcpus * PASSAGES, "everybody got through");
+}
+
+#[test]
+fn one_at_a_time_and_everybody_gets_through() {
+    for vcpus in [2, 3, 5, 8] {
+        shuttle::check_random(move || model(Members::new, vcpus), 200);
+    }
+    // Few switches at the worst places.
+    shuttle::check_pct(|| model(Members::new, 8), 200, 3);
+}
+
+#[test]
+#[should_panic]
+fn a_queue_that_hands_out_a_ticket_twice_is_caught() {
+    let broken = || TornTake { next: atomics::AtomicU32::new(0), serving: atomics::AtomicU32::new(0) };
+    shuttle::check_random(move || model(broken, 3), 400);
+}
