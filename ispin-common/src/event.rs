@@ -71,6 +71,8 @@ impl Ctx {
     pub const NESTED: u64 = 1 << 5;
     /// An acquire whose waiter left its pCPU, the first time since its take, before the published end of its quantum.
     pub const EARLY: u64 = 1 << 6;
+    /// A refusal because the holder or a waiter is off its pCPU (`ispin+`).
+    pub const STALLED: u64 = 1 << 7;
 
     /// Level without marks.
     pub const fn level_only(level: Level) -> Self {

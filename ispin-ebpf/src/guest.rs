@@ -159,21 +159,21 @@ fn waiter_preempted(ctx: *mut c_void, lane: &mut GuestLane, index: usize) {
     let released = LastRelease(unsafe { last_release(event.lock()).read_volatile() });
     let released = released.before(event.lock(), event.ticket(), event.tsc());
     let incident = lane.judge_wait(index, &event, released);
-    tell(&incident, event.key(), lane);
+    tell(incident, event.key(), lane);
 }
 
 #[inline(never)]
 fn holder_preempted(ctx: *mut c_void, lane: &mut GuestLane, index: usize, tag: Tag) {
     let event = Arguments(RawTracePointContext::new(ctx));
     let incident = lane.judge_hold(index, tag, &event);
-    tell(&incident, event.key(), lane);
+    tell(incident, event.key(), lane);
 }
 
 /// Appends the incident to the lane's ring, or counts that it was full.
 #[inline(always)]
-fn tell(incident: &Incident, key: u32, lane: &mut GuestLane) {
+fn tell(mut incident: Incident, key: u32, lane: &mut GuestLane) {
     let Some(ring) = GUEST_RINGS.get_ptr_mut(key) else { return };
-    let incident = Incident { vcpu: key / LEVELS, ..*incident };
+    incident.vcpu = key / LEVELS;
     // SAFETY: the map zeroed the ring; this CPU at this level is its one producer.
     if !unsafe { GuestRing::push(ring, &incident) } {
         lane.classifier.counters.dropped += 1;

@@ -35,7 +35,7 @@ struct Case {
 
 const PATCHED: &[&str] = &["--soft-slice-ms", "1000"];
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 13] = [
     Case { name: "stock queued spinlock", arguments: &["--lock", "stock", "--no-agent"], rival: None },
     // The first two patches are the generic ticket lock and nothing else.
     Case {
@@ -46,6 +46,7 @@ const CASES: [Case; 12] = [
     Case { name: "ticket", arguments: &["--lock", "ticket", "--no-agent"], rival: None },
     Case { name: "hvm", arguments: &["--lock", "hvm", "--no-agent"], rival: None },
     Case { name: "pv", arguments: &["--lock", "pv", "--no-agent"], rival: None },
+    Case { name: "ispin+", arguments: &["--lock", "ispin+", "--no-agent"], rival: None },
     Case { name: "ticket, agent", arguments: &["--lock", "ticket"], rival: None },
     Case { name: "hvm, agent", arguments: &["--lock", "hvm"], rival: None },
     Case { name: "pv, agent", arguments: &["--lock", "pv"], rival: None },

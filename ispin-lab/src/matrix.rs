@@ -78,7 +78,8 @@ impl Experiment {
     fn is_run_of(&self, row: &RunResult, cell: &Cell) -> bool {
         let o = self.options_of(cell);
         (row.lock.as_str(), row.vcpus, row.repeat) == (&cell.lock, cell.vcpus, cell.repeat)
-            && (row.vms, row.slice_ms, row.csd, row.seed) == (o.vms, o.slice_ms, o.csd, o.seed)
+            && (row.vms, row.slice_ms, row.seed) == (o.vms, o.slice_ms, o.seed)
+            && row.csd == o.csd_for(&cell.lock)
             && (o.pcpus == 0 || row.pcpus == o.pcpus)
             && (row.hold.as_str(), row.gap.as_str())
                 == (o.hold.to_string().as_str(), o.gap.to_string().as_str())
@@ -286,7 +287,7 @@ mod tests {
         assert_eq!(plan.len(), 12);
         assert_ne!(plan[0].lock, plan[6].lock, "another lock comes first in the next repeat");
         assert_eq!(plan.iter().collect::<HashSet<_>>().len(), 12);
-        assert_eq!(e.options.csd, 20_000);
+        assert_eq!(e.options.csd, Some(20_000));
     }
 
     #[test]
@@ -342,7 +343,7 @@ mod tests {
         let o = e.options_of(cell);
         let mut done = row(&cell.lock, 1);
         (done.vms, done.vcpus, done.pcpus) = (o.vms, o.vcpus, o.pcpus);
-        (done.slice_ms, done.csd, done.seed) = (o.slice_ms, o.csd, o.seed);
+        (done.slice_ms, done.csd, done.seed) = (o.slice_ms, o.csd_for(&cell.lock), o.seed);
         (done.hold, done.gap) = (o.hold.to_string(), o.gap.to_string());
         (done.host_every_ms, done.host_ms) = (o.host_every_ms, o.host_ms);
         assert!(e.is_run_of(&done, cell));

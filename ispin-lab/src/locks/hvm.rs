@@ -16,6 +16,7 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "informed ticket spinlock; defers by spinning until the next quantum",
     fifo: true,
     informed: true,
+    csd_ns: super::CSD_NS,
     make: |id, _| Box::new(Hvm(TicketQueue::new(id))),
 };
 

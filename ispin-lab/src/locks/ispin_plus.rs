@@ -26,6 +26,8 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "informed ticket spinlock that also refuses while a holder or waiter is off its pCPU, and asks again",
     fifo: true,
     informed: true,
+    // Covers the critical section and the error of the published end; the rest is what the look at the members is for.
+    csd_ns: 1 << 16,
     make: |id, parameters| {
         let max_defer = u64::from(parameters.max_defer_ms) * 1_000_000;
         Box::new(IspinPlus { passages: Passages::new(id), members: Members::new(), max_defer })
@@ -73,11 +75,7 @@ impl World for Asking<'_> {
     }
 
     fn refused(&mut self, lql: u32, why: Refusal) {
-        let lock_cap = match why {
-            Refusal::Time(lock_cap) => lock_cap,
-            Refusal::Stalled => 0,
-        };
-        self.passages.refused(self.me, self.caller, &self.slot, self.now, lql, lock_cap);
+        self.passages.refused(self.me, self.caller, &self.slot, self.now, lql, why);
         self.refused = Some((self.now, OffCpu::since(&self.slot)));
     }
 

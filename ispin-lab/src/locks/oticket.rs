@@ -14,6 +14,7 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "ticket spinlock whose waiters sleep, but for those whose turn is near",
     fifo: true,
     informed: false,
+    csd_ns: super::CSD_NS,
     make: |id, parameters| {
         let (near, far) = (parameters.oticket_near, parameters.oticket_far_turns);
         let threshold = parameters.spin_threshold;

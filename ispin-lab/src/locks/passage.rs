@@ -13,6 +13,7 @@ use ispin_common::event::{Ctx, EventKind};
 use ispin_common::slot::{Ids, Slot};
 use ispin_common::threads::{Phase, Word};
 
+use super::members::Refusal;
 use super::off_cpu::OffCpu;
 use crate::vcpu::Vcpu;
 
@@ -80,8 +81,9 @@ impl Passages {
     }
 
     /// A ticket is refused to `me`, whose slot was read at `now`: it defers from here on. The next step is an arrival.
-    pub fn refused(&self, me: &mut Vcpu, caller: u64, slot: &Slot, now: u64, lql: u32, lock_cap: i64) {
+    pub fn refused(&self, me: &mut Vcpu, caller: u64, slot: &Slot, now: u64, lql: u32, why: Refusal) {
         me.set_word(Word::new(Phase::Deferring, self.id, 0, me.seq()));
+        let csd = me.csd();
         me.emit(
             |event| {
                 event.kind = EventKind::Incapable;
@@ -90,7 +92,10 @@ impl Passages {
                 event.lql = lql;
                 event.ids = Ids(slot.ids);
                 event.tsc = now;
-                event.cap = lock_cap;
+                (event.cap, event.ctx) = match why {
+                    Refusal::Time(cap) => (cap, Ctx::default()),
+                    Refusal::Stalled => (lock_cap(slot, now, lql, csd), Ctx(Ctx::STALLED)),
+                };
                 event.start = slot.dispatch_start;
             },
             None,

@@ -16,6 +16,7 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "ticket order, given up after a time that grows with the tickets before one's own",
     fifo: false,
     informed: false,
+    csd_ns: super::CSD_NS,
     make: |id, parameters| {
         Box::new(Pts {
             passages: Passages::new(id),

@@ -17,6 +17,7 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "informed ticket spinlock; defers by yielding its pCPU until the next quantum",
     fifo: true,
     informed: true,
+    csd_ns: super::CSD_NS,
     make: |id, _| Box::new(Pv(TicketQueue::new(id))),
 };
 

@@ -11,6 +11,7 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "ticket spinlock whose waiters sleep after a while; the holder wakes the next one",
     fifo: true,
     informed: false,
+    csd_ns: super::CSD_NS,
     make: |id, parameters| {
         let threshold = parameters.spin_threshold;
         Box::new(PvTicket(ParkingQueue::new(id, 0, Box::new(move |_| threshold))))

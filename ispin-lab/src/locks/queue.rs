@@ -7,6 +7,7 @@ use ispin_common::capability::{Capability, capability};
 use ispin_common::event::Ctx;
 use ispin_common::slot::Slot;
 
+use super::members::Refusal;
 use super::passage::{Deferred, Passages};
 use crate::vcpu::Vcpu;
 
@@ -52,7 +53,7 @@ impl TicketQueue {
             Capability::Capable(_) | Capability::Unslotted => {}
             Capability::Expired => deferred.ctx = Ctx(Ctx::EXPIRED),
             Capability::Incapable(lock_cap) => {
-                self.passages.refused(me, caller, &slot, now, lql, lock_cap);
+                self.passages.refused(me, caller, &slot, now, lql, Refusal::Time(lock_cap));
                 deferred.off = defer(me, &slot);
             }
         }

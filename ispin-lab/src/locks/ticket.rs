@@ -10,6 +10,7 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "plain ticket spinlock; knows nothing of the hypervisor",
     fifo: true,
     informed: false,
+    csd_ns: super::CSD_NS,
     make: |id, _| Box::new(Ticket(TicketQueue::new(id))),
 };
 

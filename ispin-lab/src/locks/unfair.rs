@@ -15,6 +15,7 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     about: "one word, taken by whoever comes first",
     fifo: false,
     informed: false,
+    csd_ns: super::CSD_NS,
     make: |id, _| Box::new(Unfair { passages: Passages::new(id), held: Line(AtomicU32::new(0)) }),
 };
 

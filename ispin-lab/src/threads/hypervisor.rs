@@ -173,7 +173,7 @@ impl Hypervisor {
             lock: lock.to_string(),
             lock_names: vec!["micro".into()],
             caller_names: vec!["micro".into()],
-            csd_ns: options.csd,
+            csd_ns: options.csd_for(lock),
             quantum_ns: u64::from(options.slice_ms) * 1_000_000,
             pcpus: cpus.to_vec(),
             workload: options.workload(),

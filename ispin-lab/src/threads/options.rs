@@ -11,11 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::locks::{self, Parameters};
 use crate::workload::{Times, nanoseconds};
 
-/// Critical section duration estimate of the threads world, ns. Far above the 10 us that the benchmark holds its
-/// lock, because it has to cover how long a holder can be away without notice (`ispin-lab noise`;
-/// docs/results.md, "csd").
-pub const DEFAULT_CSD_NS: u64 = 1 << 20;
-
 /// From one host window to the next, ms.
 pub const DEFAULT_HOST_EVERY_MS: u32 = 100;
 /// Length of a host window, ms.
@@ -37,10 +32,10 @@ pub struct RunOptions {
     /// Quantum in milliseconds (rounded up to scheduler ticks)
     #[arg(long, default_value_t = 8)]
     pub slice_ms: u32,
-    /// Critical section duration estimate, with unit
-    #[arg(long, default_value = "1048576ns", value_parser = nanoseconds)]
+    /// Critical section duration estimate, with unit [default: the lock's, 1048576ns; ispin+: 65536ns]
+    #[arg(long, value_parser = nanoseconds)]
     #[serde(with = "time_with_unit")]
-    pub csd: u64,
+    pub csd: Option<u64>,
     /// Length of the measured run in seconds
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,
@@ -78,7 +73,7 @@ impl Default for RunOptions {
             vcpus: 4,
             pcpus: 2,
             slice_ms: 8,
-            csd: DEFAULT_CSD_NS,
+            csd: None,
             seconds: 2.0,
             hold: Times::Fixed(10_000),
             gap: Times::Fixed(10_000),
@@ -123,6 +118,12 @@ impl RunOptions {
         Ok(())
     }
 
+    /// Critical section duration estimate for `lock`, ns.
+    pub fn csd_for(&self, lock: &str) -> u64 {
+        let own = || locks::by_name(lock).map_or(locks::CSD_NS, |algorithm| algorithm.csd_ns);
+        self.csd.unwrap_or_else(own)
+    }
+
     /// The length of the run.
     pub fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
@@ -143,14 +144,15 @@ pub fn parse_lock(name: &str) -> Result<String> {
 }
 
 mod time_with_unit {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-    pub fn serialize<S: Serializer>(ns: &u64, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&format!("{ns}ns"))
+    pub fn serialize<S: Serializer>(ns: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
+        ns.map(|ns| format!("{ns}ns")).serialize(s)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
-        crate::workload::nanoseconds(&String::deserialize(d)?).map_err(D::Error::custom)
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+        let text = Option::<String>::deserialize(d)?;
+        text.map(|text| crate::workload::nanoseconds(&text).map_err(D::Error::custom)).transpose()
     }
 }
 

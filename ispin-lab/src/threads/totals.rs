@@ -87,7 +87,7 @@ impl Totals {
             vcpus: options.vcpus,
             pcpus: pcpus as u32,
             slice_ms: options.slice_ms,
-            csd: options.csd,
+            csd: options.csd_for(lock),
             hold: options.hold.to_string(),
             gap: options.gap.to_string(),
             host_every_ms: options.host_every_ms,

@@ -171,7 +171,7 @@ fn vcpu_thread(
         bail!("vCPU {i} was not published: is the publisher attached to sched_switch?");
     }
     // SAFETY: mapped until the thread ends; this thread alone writes the row.
-    let mut me = unsafe { Vcpu::new(slot, row.cast_mut(), control, i as u32, options.csd) };
+    let mut me = unsafe { Vcpu::new(slot, row.cast_mut(), control, i as u32, options.csd_for(&config.lock)) };
 
     let begin = monotonic_ns();
     let mut operations = 0;

@@ -30,6 +30,9 @@ pub enum Lock {
     Hvm,
     /// Informed, yields until its next quantum: the paper's PV IS
     Pv,
+    /// Informed, and does not convoy: refuses also while a holder or waiter is off its pCPU
+    #[value(name = "ispin+")]
+    Plus,
     /// The queued spinlock of an unpatched kernel, which the agent cannot observe
     Stock,
 }
@@ -40,6 +43,7 @@ impl fmt::Display for Lock {
             Self::Ticket => "ticket",
             Self::Hvm => "hvm",
             Self::Pv => "pv",
+            Self::Plus => "ispin+",
             Self::Stock => "stock",
         })
     }
