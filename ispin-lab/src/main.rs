@@ -13,6 +13,7 @@ use ispin_lab::matrix::{self, Experiment, ResultFile};
 use ispin_lab::noise;
 use ispin_lab::overhead;
 use ispin_lab::threads::hypervisor::Hypervisor;
+use ispin_lab::threads::injector::{self, InjectionResult};
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
@@ -73,6 +74,20 @@ enum Cmd {
         /// does none and sums up what is there
         #[arg(long, value_name = "PART/PARTS", default_value = "1/1")]
         part: Share,
+    },
+    /// Take the pCPU from a lock holder on purpose, and see how long each lock needs to heal (threads world)
+    Inject {
+        /// Lock algorithms, one after the other
+        #[arg(long, value_delimiter = ',', default_value = "ticket,hvm,pv,ispin+", value_parser = parse_lock)]
+        lock: Vec<String>,
+        /// Quanta from one injection to the next: how long a lock has to heal
+        #[arg(long, value_name = "QUANTA", default_value_t = 30)]
+        every: u32,
+        /// Write each injection as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        #[command(flatten)]
+        options: RunOptions,
     },
     /// Throughput with an agent attached over without, in pairs; the publisher's cost per switch
     Overhead {
@@ -181,6 +196,22 @@ fn run(cli: Cli) -> Result<()> {
             let mut hypervisor = Hypervisor::new(cli.btf, interrupted_by_signals()?, false)?;
             let overhead = overhead::measure(&mut hypervisor, &lock, &options, pairs)?;
             println!("{}", serde_json::to_string_pretty(&overhead)?);
+            Ok(())
+        }
+        Cmd::Inject { lock, every, json, options } => {
+            options.validate()?;
+            let mut hypervisor = Hypervisor::new(cli.btf, interrupted_by_signals()?, false)?;
+            let mut results = vec![];
+            for name in lock {
+                let (run, healings) = hypervisor.run_injected(&name, &options, every)?;
+                results.push(InjectionResult { lock: name, vcpus: options.vcpus, healings, run });
+            }
+            drop(hypervisor);
+            if let Some(path) = json {
+                let text = serde_json::to_string_pretty(&results)? + "\n";
+                std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            }
+            println!("{}", injector::table(&results));
             Ok(())
         }
         Cmd::Noise { pcpus, seconds, slice_ms, csd, json } => {

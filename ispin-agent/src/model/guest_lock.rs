@@ -12,8 +12,8 @@ pub struct LockStats(pub BTreeMap<String, u64>);
 
 impl LockStats {
     /// The counts that have a CSV column.
-    pub const NAMES: [&'static str; 8] =
-        ["takes", "deferrals", "timeouts", "unslotted", "expired", "nested", "nmi", "skipped"];
+    pub const NAMES: [&'static str; 9] =
+        ["takes", "deferrals", "timeouts", "unslotted", "expired", "nested", "nmi", "skipped", "stalled"];
 
     /// The count of that name, if the kernel keeps it.
     pub fn get(&self, name: &str) -> Option<u64> {

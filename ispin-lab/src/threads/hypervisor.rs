@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use ispin_agent::bpf::publisher::{Publisher, RunTime, run_time};
+use ispin_agent::bpf::publisher::{Publisher, PublisherMaps, RunTime, run_time};
 use ispin_agent::session::{ProcessId, VmInfo, World};
 use ispin_common::slot::{SlotHeader, TimeUnit};
 use ispin_common::threads::{GATE_RUN, GATE_STOP, KernelRow};
 
 use super::calibrate::{self, Tick};
 use super::host_windows::HostWindows;
+use super::injector::{Healing, Injector, Target};
 use super::machine::Machine;
 use super::options::RunOptions;
 use super::result::RunResult;
@@ -73,6 +74,28 @@ impl Hypervisor {
 
     /// Runs `lock` under `options`.
     pub fn run(&mut self, lock: &str, options: &RunOptions) -> Result<RunResult> {
+        Ok(self.run_with(lock, options, None)?.0)
+    }
+
+    /// The same, taking the pCPU from a holder every `every_quanta` quanta.
+    pub fn run_injected(
+        &mut self,
+        lock: &str,
+        options: &RunOptions,
+        every_quanta: u32,
+    ) -> Result<(RunResult, Vec<Healing>)> {
+        if options.untraced {
+            bail!("--untraced: the injector counts what the classifiers find");
+        }
+        self.run_with(lock, options, Some(every_quanta))
+    }
+
+    fn run_with(
+        &mut self,
+        lock: &str,
+        options: &RunOptions,
+        inject_every: Option<u32>,
+    ) -> Result<(RunResult, Vec<Healing>)> {
         options.validate()?;
         let cpus = choose_cpus(options.pcpus)?;
         let mut publisher = Publisher::load(&self.kernel_btf)?;
@@ -103,7 +126,7 @@ impl Hypervisor {
             vms.start(self.config_of(lock, options, vm, &cpus, &publisher)?)?;
         }
         self.announce(lock, options, &cpus, &publisher, &vms)?;
-        let outcome = self.run_announced(lock, options, &mut publisher, &mut vms, cpus.len());
+        let outcome = self.run_announced(lock, options, &mut publisher, &mut vms, &cpus, inject_every);
         self.publisher_cost = Some(run_time(&publisher.fdinfo_path()?)?);
         // SAFETY: mapped.
         unsafe { write_volatile(addr_of_mut!((*control).gate), GATE_STOP) };
@@ -191,12 +214,16 @@ impl Hypervisor {
         options: &RunOptions,
         publisher: &mut Publisher,
         vms: &mut Vms,
-        pcpus: usize,
-    ) -> Result<RunResult> {
+        cpus: &[usize],
+        inject_every: Option<u32>,
+    ) -> Result<(RunResult, Vec<Healing>)> {
+        let mut targets = vec![];
         for vm in &mut vms.running {
             let started: Started = vm.read_answer()?;
             for (i, tid) in started.tids.iter().enumerate() {
-                publisher.maps.register(*tid, vm.first_row + i as u32)?;
+                let row = vm.first_row + i as u32;
+                publisher.maps.register(*tid, row)?;
+                targets.push(Target { tid: *tid, row, cpu: cpus[row as usize % cpus.len()], dropped: 0 });
             }
         }
         let control = publisher.maps.control()?;
@@ -218,13 +245,20 @@ impl Hypervisor {
         }
         sleep_until(begin);
         vms.go()?;
-        let ran = self.supervise(control, vms, window, end);
+        let mut injector = inject_every.map(|every| {
+            let quantum = u64::from(options.slice_ms) * 1_000_000;
+            let mut injector = Injector::new(quantum, every, begin);
+            injector.set_targets(targets);
+            injector
+        });
+        let ran = self.supervise(control, vms, window, end, injector.as_mut(), &publisher.maps);
         let after = Totals::read(publisher, options)?;
         let elapsed = monotonic_ns().min(end).saturating_sub(begin) as f64 / 1e9;
         let finished = ran.and_then(|()| vms.finish());
         set_policy(Policy::Normal, 0)?;
         let threads = finished?;
-        Ok(after.since(&before).result(lock, options, pcpus, elapsed, &threads))
+        let result = after.since(&before).result(lock, options, cpus.len(), elapsed, &threads);
+        Ok((result, injector.map_or_else(Vec::new, |injector| injector.healings)))
     }
 
     /// Pauses the VMs in every host window until the run ends.
@@ -234,10 +268,20 @@ impl Hypervisor {
         vms: &mut Vms,
         mut window: HostWindows,
         end: u64,
+        mut injector: Option<&mut Injector>,
+        maps: &PublisherMaps,
     ) -> Result<()> {
         let give_up = end + VM_GRACE.as_nanos() as u64;
         loop {
             let now = monotonic_ns();
+            if let Some(injector) = &mut injector {
+                if now < end {
+                    injector.step(now, maps, &window)?;
+                } else {
+                    // A holder that was taken off comes back, or nobody gets to the end.
+                    injector.give_up()?;
+                }
+            }
             if self.interrupted.load(Ordering::Relaxed) {
                 // SAFETY: mapped; the vCPU threads look at it before every operation.
                 unsafe { write_volatile(addr_of_mut!((*control).ends_ns), now) };
@@ -264,6 +308,9 @@ impl Hypervisor {
             let mut wake = if now < end { end } else { now + 2_000_000 };
             if window.next != 0 {
                 wake = wake.min(window.next);
+            }
+            if let Some(injector) = injector.as_ref().filter(|_| now < end) {
+                wake = wake.min(injector.next());
             }
             sleep_until(wake);
         }

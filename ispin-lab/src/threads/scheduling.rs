@@ -23,14 +23,19 @@ pub enum Policy {
 
 /// Gives the calling thread `policy` and `priority`.
 pub fn set_policy(policy: Policy, priority: i32) -> Result<()> {
+    set_policy_of(0, policy, priority)
+}
+
+/// Gives thread `tid` (0: the calling one) `policy` and `priority`.
+pub fn set_policy_of(tid: u32, policy: Policy, priority: i32) -> Result<()> {
     let number = match policy {
         Policy::RoundRobin => libc::SCHED_RR,
         Policy::Fifo => libc::SCHED_FIFO,
         Policy::Normal => libc::SCHED_OTHER,
     };
     let param = libc::sched_param { sched_priority: priority };
-    // SAFETY: a valid structure and the calling thread. rustix has no call for it.
-    if unsafe { libc::sched_setscheduler(0, number, &param) } == 0 {
+    // SAFETY: a valid structure; a thread that does not exist is an error. rustix has no call for it.
+    if unsafe { libc::sched_setscheduler(tid as libc::pid_t, number, &param) } == 0 {
         return Ok(());
     }
     let error = io::Error::last_os_error();

@@ -212,6 +212,8 @@ impl Plan {
                 let _ = write!(body, "{RUN_LOAD} < /dev/null >&3 2>&3\ncode=$?\n");
             }
         }
+        // A program that a signal ended: the kernel knows where.
+        body += "[ $code -lt 128 ] || dmesg | tail -n 12 >&3\n";
         if self.trace_kb.is_some() {
             body += &format!(
                 "echo 0 > $tracing/tracing_on\n\

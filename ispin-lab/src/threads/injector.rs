@@ -1,0 +1,262 @@
+//! The convoy injector: takes the pCPU from a vCPU that holds a lock, at a moment that nothing announced, gives it back, and
+//! watches how long the lock needs until no quantum ends in a problematic preemption any more.
+
+use std::collections::BTreeSet;
+use std::ptr::{addr_of, addr_of_mut, read_volatile};
+
+use anyhow::{Result, anyhow};
+use ispin_agent::bpf::publisher::PublisherMaps;
+use ispin_common::ring::Ring;
+use ispin_common::threads::{Phase, Word};
+use serde::Serialize;
+
+use super::host_windows::HostWindows;
+use super::result::RunResult;
+use super::scheduling::{Policy, VCPU_PRIORITY, set_policy_of};
+
+/// Quanta without a problematic preemption after which a lock counts as healed.
+const QUIET_QUANTA: u64 = 3;
+/// How long the injector waits before it looks for a holder again, ns.
+const LOOK_AGAIN: u64 = 50_000;
+/// Least distance to a host window, in quanta: within it nothing is injected.
+const CLEAR_OF_WINDOW: u64 = 2;
+
+/// A vCPU thread that may be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its thread.
+    pub tid: u32,
+    /// Its row.
+    pub row: u32,
+    /// Its pCPU.
+    pub cpu: usize,
+    /// Incidents that its ring has dropped so far.
+    pub dropped: u64,
+}
+
+/// One preemption and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Healing {
+    /// Quanta from the return of the holder to the first of three without a problematic preemption; `None` = the observation
+    /// ended before.
+    pub quanta: Option<u64>,
+    /// Problematic preemptions from the injection to the end of its observation.
+    pub psp: u64,
+    /// Acquisitions of the observation, for each quantum of it.
+    pub acquisitions_per_quantum: f64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Looks for a holder from this moment on.
+    Looking(u64),
+    /// The holder in `Target` is off its pCPU until this moment.
+    Away(Target, u64),
+    /// It came back at the first moment; what came of it is looked at once, at the second: a look takes the pCPU from a vCPU.
+    Watching(u64, u64),
+}
+
+/// Injects again and again while a run lasts.
+pub struct Injector {
+    targets: Vec<Target>,
+    quantum: u64,
+    /// From the return of a holder to the next injection.
+    every: u64,
+    state: State,
+    /// Operations at the injection.
+    begun: u64,
+    /// What has been observed so far.
+    pub healings: Vec<Healing>,
+}
+
+impl Injector {
+    /// One that injects every `every_quanta` quanta of `quantum` ns, beginning that long after `begin`.
+    pub fn new(quantum: u64, every_quanta: u32, begin: u64) -> Self {
+        let every = quantum * u64::from(every_quanta);
+        Self {
+            targets: vec![],
+            quantum,
+            every,
+            state: State::Looking(begin + every),
+            begun: 0,
+            healings: vec![],
+        }
+    }
+
+    /// Whom it may choose.
+    pub fn set_targets(&mut self, targets: Vec<Target>) {
+        self.targets = targets;
+    }
+
+    /// When [`Self::step`] has something to do next.
+    pub fn next(&self) -> u64 {
+        match self.state {
+            State::Looking(at) | State::Away(_, at) | State::Watching(_, at) => at,
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn step(&mut self, now: u64, maps: &PublisherMaps, window: &HostWindows) -> Result<()> {
+        if now < self.next() {
+            return Ok(());
+        }
+        match self.state {
+            State::Looking(_) => {
+                let soon = window.next.saturating_sub(now) < CLEAR_OF_WINDOW * self.quantum;
+                self.state = match self.holder_here(maps)? {
+                    Some(holder) if window.next == 0 || !soon => {
+                        // Real-time threads come before it from here on, and there are always some.
+                        set_policy_of(holder.tid, Policy::Normal, 0)?;
+                        self.begun = self.operations(maps)?;
+                        self.incidents(maps)?;
+                        State::Away(holder, now + self.quantum)
+                    }
+                    _ => State::Looking(now + LOOK_AGAIN),
+                };
+            }
+            State::Away(holder, _) => {
+                set_policy_of(holder.tid, Policy::RoundRobin, VCPU_PRIORITY)?;
+                self.state = State::Watching(now, now + self.every);
+            }
+            State::Watching(back, _) => {
+                let (times, dropped) = self.incidents(maps)?;
+                let watched = (now - back) / self.quantum;
+                let acquisitions = (self.operations(maps)? - self.begun) as f64;
+                self.healings.push(Healing {
+                    // What was dropped came last: nothing is known of the end.
+                    quanta: healed_after(&times, back, self.quantum, watched).filter(|_| dropped == 0),
+                    psp: times.len() as u64 + dropped,
+                    acquisitions_per_quantum: acquisitions / (watched + 1) as f64,
+                });
+                self.state = State::Looking(now);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what was taken, when the run ends before its time.
+    pub fn give_up(&mut self) -> Result<()> {
+        if let State::Away(holder, _) = self.state {
+            set_policy_of(holder.tid, Policy::RoundRobin, VCPU_PRIORITY)?;
+        }
+        Ok(())
+    }
+
+    /// A vCPU that holds a lock and that this very thread keeps from its pCPU at the moment: it cannot release meanwhile.
+    fn holder_here(&self, maps: &PublisherMaps) -> Result<Option<Target>> {
+        let here = rustix::thread::sched_getcpu();
+        for target in self.targets.iter().filter(|target| target.cpu == here) {
+            let row = maps.rows.get(target.row as usize).ok_or_else(|| anyhow!("no row {}", target.row))?;
+            // SAFETY: mapped; one aligned word.
+            let word = Word(unsafe { read_volatile(addr_of!((*row).word)) });
+            if word.phase() == Some(Phase::Holding) {
+                return Ok(Some(*target));
+            }
+        }
+        Ok(None)
+    }
+
+    fn operations(&self, maps: &PublisherMaps) -> Result<u64> {
+        let mut sum = 0;
+        for target in &self.targets {
+            let row = maps.rows.get(target.row as usize).ok_or_else(|| anyhow!("no row {}", target.row))?;
+            // SAFETY: mapped; an aligned word that its thread writes.
+            sum += unsafe { read_volatile(addr_of!((*row).operations)) };
+        }
+        Ok(sum)
+    }
+
+    /// When each problematic preemption since the last call ended, and how many more there were.
+    fn incidents(&mut self, maps: &PublisherMaps) -> Result<(Vec<u64>, u64)> {
+        let (mut times, mut dropped) = (vec![], 0);
+        for target in &mut self.targets {
+            let row = maps.rows.get(target.row as usize).ok_or_else(|| anyhow!("no row {}", target.row))?;
+            // SAFETY: mapped; without an agent, which an injected run does not wait for, this is the one consumer.
+            unsafe {
+                while let Some(incident) = Ring::pop(addr_of_mut!((*row).incidents)) {
+                    times.push(incident.to_tsc);
+                }
+                let so_far = Ring::dropped(addr_of!((*row).incidents));
+                dropped += so_far - target.dropped;
+                target.dropped = so_far;
+            }
+        }
+        Ok((times, dropped))
+    }
+}
+
+/// The first quantum from `back` on that begins [`QUIET_QUANTA`] of them without any of `times`, if they are all within `watched`.
+fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64) -> Option<u64> {
+    let noisy: BTreeSet<u64> = times.iter().filter_map(|&at| Some(at.checked_sub(back)? / quantum)).collect();
+    (0..watched.saturating_sub(QUIET_QUANTA - 1))
+        .find(|&from| noisy.range(from..from + QUIET_QUANTA).next().is_none())
+}
+
+/// What a lock made of its injections.
+#[derive(Clone, Debug, Serialize)]
+pub struct InjectionResult {
+    /// Name of the lock.
+    pub lock: String,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Each injection.
+    pub healings: Vec<Healing>,
+    /// The run that they were made in.
+    pub run: RunResult,
+}
+
+/// One line for each lock.
+pub fn table(results: &[InjectionResult]) -> String {
+    let mut builder = tabled::builder::Builder::default();
+    builder.push_record([
+        "lock",
+        "vCPUs",
+        "injections",
+        "healed",
+        "quanta median",
+        "quanta max",
+        "PSP each, median",
+        "acquisitions/quantum",
+    ]);
+    for result in results {
+        let of = |f: fn(&Healing) -> f64| crate::matrix::median(result.healings.iter().map(f));
+        // One that did not heal needed longer than any other.
+        let quanta = |h: &Healing| h.quanta.map_or(f64::INFINITY, |quanta| quanta as f64);
+        let max = result.healings.iter().map(quanta).fold(0.0, f64::max);
+        let shown = |q: f64| if q.is_infinite() { "not healed".into() } else { format!("{q}") };
+        builder.push_record([
+            result.lock.clone(),
+            result.vcpus.to_string(),
+            result.healings.len().to_string(),
+            result.healings.iter().filter(|h| h.quanta.is_some()).count().to_string(),
+            shown(of(quanta)),
+            shown(max),
+            format!("{}", of(|h| h.psp as f64)),
+            format!("{:.0}", of(|h| h.acquisitions_per_quantum)),
+        ]);
+    }
+    builder.build().with(tabled::settings::Style::markdown()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_healed_when_three_quanta_are_quiet() {
+        assert_eq!(healed_after(&[], 100, 10, 5), Some(0));
+        assert_eq!(
+            healed_after(&[90, 105], 100, 10, 5),
+            Some(1),
+            "what was before the return does not count"
+        );
+        assert_eq!(healed_after(&[105, 125], 100, 10, 8), Some(3));
+        assert_eq!(
+            healed_after(&[105, 115, 125, 135], 100, 10, 6),
+            None,
+            "the end of the observation came before"
+        );
+        assert_eq!(healed_after(&[139], 100, 10, 7), Some(0));
+        assert_eq!(healed_after(&[], 100, 10, 2), None, "observed for too short");
+    }
+}
