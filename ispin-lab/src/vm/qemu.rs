@@ -112,8 +112,8 @@ impl Machine {
     /// The processor that is emulated.
     fn processor(&self) -> &'static str {
         // Xen takes what the emulator offers for what a processor has, so it gets one whose features go together, and none
-        // that the emulator has but in part. SVM is for guests that need it: with it programs of PV guests crashed in two
-        // runs of five, and in none of five without. Xen loads their segments by VMLOAD then, the likely cause.
+        // that the emulator has but in part. SVM is for guests that need it; for PV guests Xen uses less of the emulator
+        // without.
         match &self.dom0 {
             None => "max",
             Some(Dom0 { virtualization: true, .. }) => "EPYC,+svm,+npt,-smap,-smep,-monitor",

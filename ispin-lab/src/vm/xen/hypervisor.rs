@@ -81,7 +81,9 @@ mod tests {
     fn the_command_line_says_what_was_asked_for() {
         let default = parameters(&XenOptions::default()).join(" ");
         assert!(
-            default.contains("sched=credit dom0_mem=512M") && default.contains("eager-fpu") && default.ends_with("ispin=slice"),
+            default.contains("sched=credit dom0_mem=512M")
+                && default.contains("eager-fpu")
+                && default.ends_with("ispin=slice"),
             "{default}"
         );
         let options = XenOptions {
