@@ -27,7 +27,7 @@ fn counted(table: &str, name: &str) -> u64 {
 fn the_agent_counts_what_the_kernels_own_trace_holds() {
     let Some((_one, kernel)) = machine() else { return };
     let dir = tempfile::tempdir().expect("tempdir");
-    for (lock, workload) in [("hvm", "dup"), ("pv", "futex")] {
+    for (lock, workload) in [("hvm", "dup"), ("pv", "futex"), ("ispin+", "dup")] {
         let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
         // Short quanta, and a csd shorter than many waits: some waits outlive their quantum wherever the phases fall.
         let quanta = ["--soft-slice-ms", "0.3", "--csd", "1000"];

@@ -103,6 +103,51 @@ fn runs_count_and_leave_the_machine_as_found() {
 }
 
 #[test]
+fn every_lock_runs_on_real_threads() {
+    let Some(_machine) = machine() else { return };
+    let names = ispin_lab::locks::names();
+    let all = results(&["--lock", &names.join(","), "--seconds", "0.4", "--vcpus", "4"]);
+    assert_eq!(all.iter().map(|r| r.lock.as_str()).collect::<Vec<_>>(), names);
+    for r in &all {
+        assert!(r.acquisitions > 0, "{r:?}");
+        assert_eq!((r.unslotted, r.unpaired), (0, 0), "{r:?}");
+        let sleeps = ["pvticket", "oticket"].contains(&r.lock.as_str());
+        assert!(sleeps || r.lwp_blocked == 0, "{r:?}");
+    }
+}
+
+#[test]
+fn a_holder_that_loses_its_pcpu_on_purpose_is_counted() {
+    let Some(_machine) = machine() else { return };
+    let before = quantum();
+    let folder = tempfile::tempdir().expect("folder");
+    let json = folder.path().join("injections.json");
+    let mut inject = Command::new(LAB);
+    inject.args([
+        "inject",
+        "--lock",
+        "ispin+",
+        "--vcpus",
+        "4",
+        "--seconds",
+        "1.5",
+        "--every",
+        "20",
+        "--json",
+    ]);
+    let output = inject.arg(&json).stdin(Stdio::null()).output().expect("ispin-lab");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let results: serde_json::Value = serde_json::from_slice(&fs::read(&json).expect("file")).expect("JSON");
+    let healings = results[0]["healings"].as_array().expect("injections");
+    assert!(!healings.is_empty(), "{results}");
+    for healing in healings {
+        // The holder itself, whatever else.
+        assert!(healing["psp"].as_u64() >= Some(1), "{results}");
+    }
+    assert_eq!(quantum(), before);
+}
+
+#[test]
 fn accesses_bound_a_run() {
     let Some(_machine) = machine() else { return };
     let all =

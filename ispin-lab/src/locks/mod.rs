@@ -1,6 +1,6 @@
 //! The lock library: one file per algorithm behind one trait.
 //!
-//! Adding an algorithm is one file with an `ALGORITHM` and one line in [`ALGORITHMS`] (docs/architecture.md, "A lock more").
+//! Adding an algorithm is one file with an `ALGORITHM` and one line in [`ALGORITHMS`] (docs/development.md).
 //!
 //! | module | concept |
 //! |---|---|

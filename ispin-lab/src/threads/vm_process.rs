@@ -61,6 +61,9 @@ pub struct ThreadResult {
     pub elapsed_ns: u64,
 }
 
+/// How long a vCPU that is not published yet sleeps, and how often, before its run is given up.
+const NAP: Duration = Duration::from_micros(50);
+const MOST_NAPS: u32 = 100;
 /// CPU time that a vCPU thread may use beyond the run before the kernel ends it.
 const RT_GRACE: Duration = Duration::from_secs(5);
 
@@ -166,9 +169,16 @@ fn vcpu_thread(
     let mut hold = Drawer::new(options.hold, config.iterations_per_ns, seed);
     let mut gap = Drawer::new(options.gap, config.iterations_per_ns, seed ^ 0x5555);
     barrier.wait()?;
+    // A thread that the machine kept from going to sleep in the barrier until it opened was not switched since it was
+    // registered. Sleeping now does it.
+    let mut naps = 0;
     // SAFETY: the slot is mapped.
-    if !unsafe { ispin_common::slot::read_ids(slot) }.published() {
-        bail!("vCPU {i} was not published: is the publisher attached to sched_switch?");
+    while !unsafe { ispin_common::slot::read_ids(slot) }.published() {
+        if naps == MOST_NAPS {
+            bail!("vCPU {i} was not published: is the publisher attached to sched_switch?");
+        }
+        naps += 1;
+        std::thread::sleep(NAP);
     }
     // SAFETY: mapped until the thread ends; this thread alone writes the row.
     let mut me = unsafe { Vcpu::new(slot, row.cast_mut(), control, i as u32, options.csd_for(&config.lock)) };
