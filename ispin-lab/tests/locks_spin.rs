@@ -38,7 +38,7 @@ fn verify(definitions: &[&str]) -> String {
     };
     output(at("spin").args(definitions).arg("-a").arg(MODEL));
     output(at("gcc").args(["-O2", "-DSAFETY", "-w", "-o", "pan", "pan.c"]));
-    output(&mut at(folder.path().join("pan").to_str().expect("UTF-8")).arg("-m8000000"))
+    output(at(folder.path().join("pan").to_str().expect("UTF-8")).arg("-m8000000"))
 }
 
 #[rstest]
