@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_refused() {
-        assert!(refused(&["--lock", "mcs"]).contains("ticket, hvm, pv, stock"));
+        assert!(refused(&["--lock", "mcs"]).contains("ticket, hvm, pv, ispin+, stock"));
         assert!(refused(&["--lock", "stock"]).contains("--no-agent"));
         assert!(refused(&["--vcpus", "65"]).contains("--vcpus 65"));
         assert!(refused(&["--seconds", "0"]).contains("--seconds"));
