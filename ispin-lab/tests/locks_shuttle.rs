@@ -5,6 +5,8 @@
 mod atomics {
     pub use shuttle::sync::atomic::{AtomicU32, Ordering};
 }
+#[path = "../src/locks/line.rs"]
+mod line;
 #[path = "../src/locks/members.rs"]
 mod members;
 mod models;

@@ -5,9 +5,9 @@ use std::hint::spin_loop;
 
 use ispin_common::slot::Slot;
 
+use super::Algorithm;
 use super::off_cpu::OffCpu;
 use super::queue::TicketQueue;
-use super::{Algorithm, Lock};
 use crate::vcpu::Vcpu;
 
 pub(super) static ALGORITHM: Algorithm = Algorithm {
@@ -17,10 +17,8 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     fifo: true,
     informed: true,
     csd_ns: super::CSD_NS,
-    make: |id, _| Box::new(Hvm(TicketQueue::new(id))),
+    make: |id, _| Box::new(TicketQueue::new(id, Some(spin_until_next_quantum))),
 };
-
-struct Hvm(TicketQueue);
 
 fn spin_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
     let mut off = OffCpu::since(slot);
@@ -32,18 +30,4 @@ fn spin_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
     }
     off.add(&me.read_own());
     off.total
-}
-
-impl Lock for Hvm {
-    fn lock(&self, me: &mut Vcpu, caller: u64) {
-        self.0.lock_informed(me, caller, spin_until_next_quantum);
-    }
-
-    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
-        self.0.try_lock(me, caller)
-    }
-
-    fn unlock(&self, me: &mut Vcpu, caller: u64) {
-        self.0.unlock(me, caller);
-    }
 }

@@ -119,18 +119,8 @@ impl Lock for IspinPlus {
     }
 
     fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
-        if !self.members.is_empty() {
-            return false;
-        }
-        let arrival = self.passages.arrive(me, caller, me.word());
-        match self.members.try_take(me.number()) {
-            Some(ticket) => self.passages.acquired_at_once(me, arrival, ticket),
-            None => {
-                self.passages.turned_away(me, arrival);
-                return false;
-            }
-        }
-        true
+        let vcpu = me.number();
+        self.members.is_empty() && self.passages.try_pass(me, caller, || self.members.try_take(vcpu))
     }
 
     fn unlock(&self, me: &mut Vcpu, caller: u64) {

@@ -4,13 +4,10 @@
 //! source runs under loom and shuttle (`tests/locks_loom.rs`, `tests/locks_shuttle.rs`), which bring their own atomics.
 
 use super::atomics::{AtomicU32, Ordering};
+use super::line::Line;
 
 /// Tickets whose holders are known. More vCPUs than that cannot share a lock.
 pub const MEMBERS: usize = 32;
-
-/// A value in cache lines of its own: two, because processors fetch lines in pairs.
-#[repr(align(128))]
-struct Line<T>(T);
 
 /// A ticket queue and the vCPU that holds each ticket of it.
 pub struct Members {

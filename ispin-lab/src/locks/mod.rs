@@ -5,6 +5,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`passage`] | what every lock tells about a passage through it |
+//! | `line` | cache lines of one's own |
 //! | `off_cpu` | how long a vCPU was off its pCPU |
 //! | `queue` | the FIFO of the plain and the informed ticket locks |
 //! | `members` | a FIFO that knows who is in it |
@@ -16,6 +17,7 @@ mod atomics {
 }
 mod hvm;
 mod ispin_plus;
+mod line;
 pub mod members;
 mod off_cpu;
 mod oticket;

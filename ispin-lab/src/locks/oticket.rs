@@ -4,9 +4,8 @@
 //! No figure of it is public. How many are near, and how long the others spin, are assumptions
 //! ([`super::Parameters`]).
 
+use super::Algorithm;
 use super::parking::ParkingQueue;
-use super::{Algorithm, Lock};
-use crate::vcpu::Vcpu;
 
 pub(super) static ALGORITHM: Algorithm = Algorithm {
     name: "oticket",
@@ -19,22 +18,6 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
         let (near, far) = (parameters.oticket_near, parameters.oticket_far_turns);
         let threshold = parameters.spin_threshold;
         let patience = move |before| if before <= near { threshold } else { far };
-        Box::new(OTicket(ParkingQueue::new(id, near.saturating_sub(1), Box::new(patience))))
+        Box::new(ParkingQueue::new(id, near.saturating_sub(1), Box::new(patience)))
     },
 };
-
-struct OTicket(ParkingQueue);
-
-impl Lock for OTicket {
-    fn lock(&self, me: &mut Vcpu, caller: u64) {
-        self.0.lock(me, caller);
-    }
-
-    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
-        self.0.try_lock(me, caller)
-    }
-
-    fn unlock(&self, me: &mut Vcpu, caller: u64) {
-        self.0.unlock(me, caller);
-    }
-}

@@ -10,8 +10,9 @@ use ispin_common::event::Ctx;
 use ispin_common::slot::MAX_SLOTS;
 use rustix::thread::futex;
 
+use super::Lock;
+use super::line::Line;
 use super::passage::{Deferred, Passages};
-use super::queue::Line;
 use crate::vcpu::Vcpu;
 
 const SOMEBODY_SLEEPS: u32 = 1;
@@ -56,8 +57,42 @@ impl ParkingQueue {
         }
     }
 
+    /// Sleeps until an unlock kicks, unless the turn has come.
+    fn sleep(&self, me: &Vcpu, ticket: u32) {
+        let Line(place) = &self.places[me.number() as usize];
+        let kicks = place.kicks.load(Ordering::SeqCst);
+        place.wanted.store(ticket, Ordering::SeqCst);
+        self.next.0.fetch_or(SOMEBODY_SLEEPS, Ordering::SeqCst);
+        // The unlock stores `serving` before it looks at the flag, and this thread sets the flag before it looks at
+        // `serving`: one of the two sees the other.
+        if self.serving.0.load(Ordering::SeqCst) != ticket {
+            // Returns at once after a kick; other early returns lead to another look.
+            let _ = futex::wait(&place.kicks, futex::Flags::PRIVATE, kicks, None);
+        }
+        place.wanted.store(NONE, Ordering::SeqCst);
+    }
+
+    #[cold]
+    fn wake(&self, serving: u32) {
+        // Nobody waits: the flag goes away, unless somebody comes meanwhile.
+        let idle = serving | SOMEBODY_SLEEPS;
+        if self.next.0.compare_exchange(idle, serving, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            return;
+        }
+        for Line(place) in &self.places {
+            let wanted = place.wanted.load(Ordering::SeqCst);
+            if wanted != NONE && wanted.wrapping_sub(serving) / TICKET <= self.wake_ahead {
+                place.kicks.fetch_add(1, Ordering::SeqCst);
+                // Fails only for addresses that are none.
+                let _ = futex::wake(&place.kicks, futex::Flags::PRIVATE, 1);
+            }
+        }
+    }
+}
+
+impl Lock for ParkingQueue {
     /// Takes a ticket and waits for its turn, spinning first, sleeping then.
-    pub fn lock(&self, me: &mut Vcpu, caller: u64) {
+    fn lock(&self, me: &mut Vcpu, caller: u64) {
         let arrival = self.passages.arrive(me, caller, me.word());
         let ticket = self.next.0.fetch_add(TICKET, Ordering::AcqRel) & !SOMEBODY_SLEEPS;
         let before = |serving: u32| ticket.wrapping_sub(serving) / TICKET;
@@ -82,40 +117,19 @@ impl ParkingQueue {
         self.passages.acquired(me, waiter);
     }
 
-    /// Sleeps until an unlock kicks, unless the turn has come.
-    fn sleep(&self, me: &Vcpu, ticket: u32) {
-        let Line(place) = &self.places[me.number() as usize];
-        let kicks = place.kicks.load(Ordering::SeqCst);
-        place.wanted.store(ticket, Ordering::SeqCst);
-        self.next.0.fetch_or(SOMEBODY_SLEEPS, Ordering::SeqCst);
-        // The unlock stores `serving` before it looks at the flag, and this thread sets the flag before it looks at
-        // `serving`: one of the two sees the other.
-        if self.serving.0.load(Ordering::SeqCst) != ticket {
-            // Returns at once after a kick; other early returns lead to another look.
-            let _ = futex::wait(&place.kicks, futex::Flags::PRIVATE, kicks, None);
-        }
-        place.wanted.store(NONE, Ordering::SeqCst);
-    }
-
-    /// Takes a ticket only if that is the next one to be served.
-    pub fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
+    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
         let serving = self.serving.0.load(Ordering::Acquire);
         if self.next.0.load(Ordering::Relaxed) != serving {
             return false;
         }
-        let arrival = self.passages.arrive(me, caller, me.word());
-        let after = serving.wrapping_add(TICKET);
-        let taken = self.next.0.compare_exchange(serving, after, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if taken {
-            self.passages.acquired_at_once(me, arrival, serving);
-        } else {
-            self.passages.turned_away(me, arrival);
-        }
-        taken
+        self.passages.try_pass(me, caller, || {
+            let after = serving.wrapping_add(TICKET);
+            self.next.0.compare_exchange(serving, after, Ordering::AcqRel, Ordering::Relaxed).ok()
+        })
     }
 
     /// Serves the next ticket, and wakes who waits for it.
-    pub fn unlock(&self, me: &mut Vcpu, caller: u64) {
+    fn unlock(&self, me: &mut Vcpu, caller: u64) {
         self.passages.release(me, caller, |_, ticket| {
             let serving = ticket.wrapping_add(TICKET);
             self.serving.0.swap(serving, Ordering::SeqCst);
@@ -124,22 +138,5 @@ impl ParkingQueue {
                 self.wake(serving);
             }
         });
-    }
-
-    #[cold]
-    fn wake(&self, serving: u32) {
-        // Nobody waits: the flag goes away, unless somebody comes meanwhile.
-        let idle = serving | SOMEBODY_SLEEPS;
-        if self.next.0.compare_exchange(idle, serving, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-            return;
-        }
-        for Line(place) in &self.places {
-            let wanted = place.wanted.load(Ordering::SeqCst);
-            if wanted != NONE && wanted.wrapping_sub(serving) / TICKET <= self.wake_ahead {
-                place.kicks.fetch_add(1, Ordering::SeqCst);
-                // Fails only for addresses that are none.
-                let _ = futex::wake(&place.kicks, futex::Flags::PRIVATE, 1);
-            }
-        }
     }
 }

@@ -143,18 +143,17 @@ impl Passages {
         Waiter { caller, outer, seq, ticket, ctx: deferred.ctx, off: OffCpu::since(&slot) }
     }
 
-    /// A trylock succeeded: take and acquire in one.
+    /// A trylock: take and acquire in one, if `take` gets the lock. It returns the ticket, 0 where there is none.
     #[inline(always)]
-    pub fn acquired_at_once(&self, me: &mut Vcpu, arrival: Arrival, ticket: u32) {
-        let Arrival { caller, outer, seq, slot, .. } = arrival;
+    pub fn try_pass(&self, me: &mut Vcpu, caller: u64, take: impl FnOnce() -> Option<u32>) -> bool {
+        let Arrival { caller, outer, seq, slot, .. } = self.arrive(me, caller, me.word());
+        let Some(ticket) = take() else {
+            me.set_word(outer);
+            return false;
+        };
         let off = OffCpu::since(&slot);
         self.acquired(me, Waiter { caller, outer, seq, ticket, ctx: Ctx(Ctx::TRYLOCK), off });
-    }
-
-    /// A trylock failed.
-    #[inline(always)]
-    pub fn turned_away(&self, me: &mut Vcpu, arrival: Arrival) {
-        me.set_word(arrival.outer);
+        true
     }
 
     /// The lock is held by `me` from here on.

@@ -5,8 +5,8 @@
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::line::Line;
 use super::passage::{Deferred, Passages};
-use super::queue::Line;
 use super::{Algorithm, Lock};
 use crate::vcpu::Vcpu;
 
@@ -80,16 +80,9 @@ impl Lock for Pts {
         if self.requests.0.load(Ordering::Relaxed) != grants {
             return false;
         }
-        let arrival = self.passages.arrive(me, caller, me.word());
-        let taken = self.take();
-        if taken {
-            // Its passage counts like any other, or `grants` would overtake.
-            let ticket = self.requests.0.fetch_add(1, Ordering::Relaxed);
-            self.passages.acquired_at_once(me, arrival, ticket);
-        } else {
-            self.passages.turned_away(me, arrival);
-        }
-        taken
+        // Its passage counts like any other, or `grants` would overtake.
+        let take = || self.take().then(|| self.requests.0.fetch_add(1, Ordering::Relaxed));
+        self.passages.try_pass(me, caller, take)
     }
 
     fn unlock(&self, me: &mut Vcpu, caller: u64) {

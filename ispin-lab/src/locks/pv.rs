@@ -6,9 +6,9 @@
 
 use ispin_common::slot::Slot;
 
+use super::Algorithm;
 use super::off_cpu::OffCpu;
 use super::queue::TicketQueue;
-use super::{Algorithm, Lock};
 use crate::vcpu::Vcpu;
 
 pub(super) static ALGORITHM: Algorithm = Algorithm {
@@ -18,10 +18,8 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     fifo: true,
     informed: true,
     csd_ns: super::CSD_NS,
-    make: |id, _| Box::new(Pv(TicketQueue::new(id))),
+    make: |id, _| Box::new(TicketQueue::new(id, Some(yield_until_next_quantum))),
 };
-
-struct Pv(TicketQueue);
 
 fn yield_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
     let mut off = OffCpu::since(slot);
@@ -31,18 +29,4 @@ fn yield_until_next_quantum(me: &mut Vcpu, slot: &Slot) -> u64 {
     }
     off.add(&me.read_own());
     off.total
-}
-
-impl Lock for Pv {
-    fn lock(&self, me: &mut Vcpu, caller: u64) {
-        self.0.lock_informed(me, caller, yield_until_next_quantum);
-    }
-
-    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
-        self.0.try_lock(me, caller)
-    }
-
-    fn unlock(&self, me: &mut Vcpu, caller: u64) {
-        self.0.unlock(me, caller);
-    }
 }

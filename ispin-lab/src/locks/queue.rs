@@ -7,44 +7,39 @@ use ispin_common::capability::{Capability, capability};
 use ispin_common::event::Ctx;
 use ispin_common::slot::Slot;
 
+use super::Lock;
+use super::line::Line;
 use super::members::Refusal;
 use super::passage::{Deferred, Passages};
 use crate::vcpu::Vcpu;
-
-/// A value in cache lines of its own: two, because processors fetch lines in pairs.
-#[repr(align(128))]
-pub struct Line<T>(pub T);
 
 /// Ticket queue of one lock.
 pub struct TicketQueue {
     passages: Passages,
     next: Line<AtomicU32>,
     serving: Line<AtomicU32>,
+    /// `None`: nobody is ever refused.
+    defer: Option<Defer>,
 }
 
 /// How an incapable thread waits for its next quantum. Returns the time that it was off its pCPU.
 pub type Defer = fn(&mut Vcpu, &Slot) -> u64;
 
 impl TicketQueue {
-    /// The queue of lock number `id`.
-    pub fn new(id: u32) -> Self {
-        Self { passages: Passages::new(id), next: Line(AtomicU32::new(0)), serving: Line(AtomicU32::new(0)) }
+    /// The queue of lock number `id`; with `defer`, by the paper's rule.
+    pub fn new(id: u32, defer: Option<Defer>) -> Self {
+        let (next, serving) = (Line(AtomicU32::new(0)), Line(AtomicU32::new(0)));
+        Self { passages: Passages::new(id), next, serving, defer }
     }
 
     /// Lock queue length now: tickets handed out and not yet served, the holder included.
-    pub fn queue_length(&self) -> u32 {
+    fn queue_length(&self) -> u32 {
         let serving = self.serving.0.load(Ordering::Relaxed);
         self.next.0.load(Ordering::Relaxed).wrapping_sub(serving)
     }
 
-    /// Takes a ticket at once and waits for its turn.
-    pub fn lock(&self, me: &mut Vcpu, caller: u64) {
-        self.take_and_wait(me, caller, me.word(), Deferred::default());
-    }
-
     /// The paper's rule (section 4.2.2, Figure 5): an incapable thread defers once, then takes a ticket.
-    pub fn lock_informed(&self, me: &mut Vcpu, caller: u64, defer: Defer) {
-        let outer = me.word();
+    fn admit(&self, me: &mut Vcpu, caller: u64, defer: Defer) -> Deferred {
         let mut deferred = Deferred::default();
         let slot = me.read_own();
         let now = me.now();
@@ -57,16 +52,14 @@ impl TicketQueue {
                 deferred.off = defer(me, &slot);
             }
         }
-        self.take_and_wait(me, caller, outer, deferred);
+        deferred
     }
+}
 
-    fn take_and_wait(
-        &self,
-        me: &mut Vcpu,
-        caller: u64,
-        outer: ispin_common::threads::Word,
-        deferred: Deferred,
-    ) {
+impl Lock for TicketQueue {
+    fn lock(&self, me: &mut Vcpu, caller: u64) {
+        let outer = me.word();
+        let deferred = self.defer.map_or_else(Deferred::default, |defer| self.admit(me, caller, defer));
         let arrival = self.passages.arrive(me, caller, outer);
         let ticket = self.next.0.fetch_add(1, Ordering::AcqRel);
         let lql = ticket.wrapping_sub(self.serving.0.load(Ordering::Relaxed));
@@ -78,25 +71,18 @@ impl TicketQueue {
         self.passages.acquired(me, waiter);
     }
 
-    /// Takes a ticket only if that is the next one to be served.
-    pub fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
+    fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
         let serving = self.serving.0.load(Ordering::Acquire);
         if self.next.0.load(Ordering::Relaxed) != serving {
             return false;
         }
-        let arrival = self.passages.arrive(me, caller, me.word());
-        let after = serving.wrapping_add(1);
-        let taken = self.next.0.compare_exchange(serving, after, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if taken {
-            self.passages.acquired_at_once(me, arrival, serving);
-        } else {
-            self.passages.turned_away(me, arrival);
-        }
-        taken
+        self.passages.try_pass(me, caller, || {
+            let after = serving.wrapping_add(1);
+            self.next.0.compare_exchange(serving, after, Ordering::AcqRel, Ordering::Relaxed).ok()
+        })
     }
 
-    /// Serves the next ticket.
-    pub fn unlock(&self, me: &mut Vcpu, caller: u64) {
+    fn unlock(&self, me: &mut Vcpu, caller: u64) {
         self.passages.release(me, caller, |_, ticket| {
             self.serving.0.store(ticket.wrapping_add(1), Ordering::Release);
         });

@@ -4,8 +4,8 @@
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::line::Line;
 use super::passage::{Deferred, Passages};
-use super::queue::Line;
 use super::{Algorithm, Lock};
 use crate::vcpu::Vcpu;
 
@@ -43,14 +43,7 @@ impl Lock for Unfair {
     }
 
     fn try_lock(&self, me: &mut Vcpu, caller: u64) -> bool {
-        let arrival = self.passages.arrive(me, caller, me.word());
-        let taken = self.take();
-        if taken {
-            self.passages.acquired_at_once(me, arrival, 0);
-        } else {
-            self.passages.turned_away(me, arrival);
-        }
-        taken
+        self.passages.try_pass(me, caller, || self.take().then_some(0))
     }
 
     fn unlock(&self, me: &mut Vcpu, caller: u64) {

@@ -247,9 +247,7 @@ impl Hypervisor {
         vms.go()?;
         let mut injector = inject_every.map(|every| {
             let quantum = u64::from(options.slice_ms) * 1_000_000;
-            let mut injector = Injector::new(quantum, every, begin);
-            injector.set_targets(targets);
-            injector
+            Injector::new(quantum, every, begin, targets)
         });
         let ran = self.supervise(control, vms, window, end, injector.as_mut(), &publisher.maps);
         let after = Totals::read(publisher, options)?;

@@ -70,22 +70,11 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// One that injects every `every_quanta` quanta of `quantum` ns, beginning that long after `begin`.
-    pub fn new(quantum: u64, every_quanta: u32, begin: u64) -> Self {
+    /// One that injects every `every_quanta` quanta of `quantum` ns, beginning that long after `begin`,
+    /// from one of `targets`.
+    pub fn new(quantum: u64, every_quanta: u32, begin: u64, targets: Vec<Target>) -> Self {
         let every = quantum * u64::from(every_quanta);
-        Self {
-            targets: vec![],
-            quantum,
-            every,
-            state: State::Looking(begin + every),
-            begun: 0,
-            healings: vec![],
-        }
-    }
-
-    /// Whom it may choose.
-    pub fn set_targets(&mut self, targets: Vec<Target>) {
-        self.targets = targets;
+        Self { targets, quantum, every, state: State::Looking(begin + every), begun: 0, healings: vec![] }
     }
 
     /// When [`Self::step`] has something to do next.
