@@ -3,6 +3,7 @@
 //! Adding one is one file with a `WORKLOAD` and one line in [`WORKLOADS`]. Each workload checks its own result,
 //! so that a lock that fails to exclude is noticed; `docs/workloads.md` says which load notices what.
 
+mod cpu;
 mod create;
 mod dup;
 mod ebizzy;
@@ -54,6 +55,7 @@ pub static WORKLOADS: &[&Workload] = &[
     &kernbench::WORKLOAD,
     &pbzip2::WORKLOAD,
     &ebizzy::WORKLOAD,
+    &cpu::WORKLOAD,
     &torture::WORKLOAD,
     &rotate::WORKLOAD,
     &scribble::WORKLOAD,

@@ -33,19 +33,36 @@ pub enum Lock {
     /// Informed, and does not convoy: refuses also while a holder or waiter is off its pCPU
     #[value(name = "ispin+")]
     Plus,
-    /// The queued spinlock of an unpatched kernel, which the agent cannot observe
+    /// Whoever comes first takes it, as before Linux 2.6.25
+    Unfair,
+    /// Preemptable ticket lock: a waiter gives the order up after a while; the paper's PTS
+    Pts,
+    /// Waiters sleep in the hypervisor after a while, which Xen alone lets them; the paper's PV TS
+    #[value(name = "pvticket")]
+    PvTicket,
+    /// Waiters sleep in the hypervisor, but for those whose turn is near; the paper's OT
+    #[value(name = "oticket")]
+    OTicket,
+    /// The lock that an unpatched kernel chooses: under Xen `pvqueued`. The agent cannot observe it
     Stock,
+    /// The queued spinlock of an unpatched kernel, told not to use its paravirtual form
+    Queued,
+    /// The paravirtual queued spinlock of an unpatched kernel, under Xen
+    #[value(name = "pvqueued")]
+    PvQueued,
+}
+
+impl Lock {
+    /// Whether it is a lock of a kernel without the series, which has no tracepoints and no slots.
+    pub fn is_stock(self) -> bool {
+        matches!(self, Self::Stock | Self::Queued | Self::PvQueued)
+    }
 }
 
 impl fmt::Display for Lock {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ticket => "ticket",
-            Self::Hvm => "hvm",
-            Self::Pv => "pv",
-            Self::Plus => "ispin+",
-            Self::Stock => "stock",
-        })
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
     }
 }
 
@@ -195,12 +212,16 @@ impl VmOptions {
         {
             bail!("--soft-slice-ms {ms}: more than 0 and at most 10000");
         }
-        if self.lock == Lock::Stock {
+        if self.lock.is_stock() {
+            let lock = self.lock;
             if !self.no_agent {
-                bail!("--lock stock: an unpatched kernel has no tracepoints to observe; add --no-agent");
+                bail!("--lock {lock}: an unpatched kernel has no tracepoints to observe; add --no-agent");
             }
             if self.csd.is_some() || self.soft_slice_ms.is_some() {
-                bail!("--lock stock knows neither --csd nor --soft-slice-ms");
+                bail!("--lock {lock} knows neither --csd nor --soft-slice-ms");
+            }
+            if lock == Lock::PvQueued && self.hypervisor == Hypervisor::None {
+                bail!("--lock pvqueued: waiters sleep in a hypervisor; add --hypervisor xen");
             }
         }
         if self.no_agent && !self.sinks.is_empty() {
@@ -267,7 +288,7 @@ impl VmOptions {
 
     /// Patches of the kernel, in the words of guest-patch/build.
     pub fn series(&self) -> &str {
-        let default = if self.lock == Lock::Stock { "none" } else { "full" };
+        let default = if self.lock.is_stock() { "none" } else { "full" };
         self.variant.series.as_deref().unwrap_or(default)
     }
 }
@@ -308,8 +329,9 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_refused() {
-        assert!(refused(&["--lock", "mcs"]).contains("ticket, hvm, pv, ispin+, stock"));
+        assert!(refused(&["--lock", "mcs"]).contains("ticket, hvm, pv, ispin+, unfair"));
         assert!(refused(&["--lock", "stock"]).contains("--no-agent"));
+        assert!(refused(&["--lock", "pvqueued", "--no-agent"]).contains("--hypervisor xen"));
         assert!(refused(&["--vcpus", "65"]).contains("--vcpus 65"));
         assert!(refused(&["--seconds", "0"]).contains("--seconds"));
         assert!(refused(&["--no-agent", "--csv", "x"]).contains("--no-agent"));

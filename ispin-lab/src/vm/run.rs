@@ -220,7 +220,7 @@ pub fn plan(options: &VmOptions, workload: &Workload, name: &str, way: Way, seed
         load,
         interval: (!options.no_agent).then(|| format!("{}ms", options.interval.as_millis())),
         trace_kb: options.trace.is_some().then(|| options.trace_mb() * 1024 / options.vcpus),
-        lock: (options.lock != Lock::Stock).then(|| options.lock.to_string()),
+        lock: (!options.lock.is_stock()).then(|| options.lock.to_string()),
         rival: options.rival,
         kill: options.xen.killed(name).map(|victim| (victim, options.seconds / 2.0)),
     }
@@ -234,7 +234,10 @@ pub fn parameters(options: &VmOptions, mode: Mode) -> Vec<String> {
     };
     let mut parameters = vec![console.to_owned()];
     parameters.extend(qemu::PARAMETERS.map(str::to_owned));
-    if options.lock != Lock::Stock {
+    if options.lock == Lock::Queued {
+        parameters.push("nopvspin".to_owned());
+    }
+    if !options.lock.is_stock() {
         // The gate: no event before every observer is there.
         parameters.extend([format!("ispinlock={}", options.lock), "ispinlock.events=0".into()]);
     }

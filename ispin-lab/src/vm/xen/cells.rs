@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::experiment::Cell;
 use crate::vm::boot::Observed;
+use crate::vm::report::LoadResult;
 
 /// Columns before the numbers, after those that vary.
 const TEXTS: [&str; 3] = ["guest", "unit", "command"];
@@ -33,6 +34,9 @@ const NUMBERS: [&str; 15] = [
     "load_seconds",
     "operations_per_s",
 ];
+
+/// The last of them, which the load tells.
+const OF_THE_LOAD: usize = 4;
 
 /// One guest in one run.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,44 +67,58 @@ pub fn number_names() -> Vec<String> {
     NUMBERS.iter().chain(Counters::NAMES).chain(&Figures::NAMES).map(|name| (*name).to_owned()).collect()
 }
 
-/// The rows of a run, one per guest.
+/// The rows of a run, one per guest. Without an agent there is only what the loads told.
 pub fn rows(cell: &Cell, observed: &Observed) -> Result<Vec<Row>> {
-    let last = observed.last.as_ref().context("a run without an agent has no result")?;
-    last.vms.iter().map(|vm| row(cell, observed, last, vm)).collect()
+    let Some(last) = observed.last.as_ref() else {
+        if observed.results.is_empty() {
+            bail!("the loads told no result");
+        }
+        return Ok(observed.results.iter().map(|(guest, load)| row(cell, guest, load, None)).collect());
+    };
+    let with_load = |vm: &Vm| {
+        let load = observed.results.iter().find(|(name, _)| *name == vm.name).map(|(_, result)| result);
+        let load = load.with_context(|| format!("the load of {} told no result", vm.name))?;
+        Ok(row(cell, &vm.name, load, Some((last, vm))))
+    };
+    last.vms.iter().map(with_load).collect()
 }
 
-fn row(cell: &Cell, observed: &Observed, last: &Snapshot, vm: &Vm) -> Result<Row> {
-    let load = observed.results.iter().find(|(name, _)| *name == vm.name).map(|(_, result)| result);
-    let load = load.with_context(|| format!("the load of {} told no result", vm.name))?;
-    let total = vm.total();
-    let lost: u64 = last.losses.named().iter().map(|(_, n)| n).sum();
+fn row(cell: &Cell, guest: &str, load: &LoadResult, counted: Option<(&Snapshot, &Vm)>) -> Row {
     let whole = |n: u64| Some(n as f64);
-    let numbers: [Option<f64>; NUMBERS.len()] = [
-        whole(cell.seed),
-        Some(last.elapsed_ns as f64 / 1e6),
-        whole(last.source.csd),
-        whole(total.slices),
-        whole(total.dispatches),
-        whole(total.on_time),
-        whole(total.total_cycles),
-        whole(vm.convoys),
-        whole(vm.convoy_psp),
-        whole(vm.convoy_cycles),
-        whole(lost),
-        load.value,
-        whole(load.operations),
-        Some(load.seconds),
-        Some(load.per_second),
-    ];
-    let counters = total.counters.values().map(whole);
-    // Over the load's own time: the agent observes a little longer.
-    let figures = Figures::of(&total, (load.seconds * 1e9) as u64).values();
-    let all = numbers.into_iter().chain(counters).chain(figures);
-    let texts = [("guest", vm.name.clone()), ("unit", load.unit.clone()), ("command", cell.command())];
-    Ok(Row {
+    let mut numbers: Vec<Option<f64>> = vec![whole(cell.seed)];
+    match counted {
+        None => numbers.resize(NUMBERS.len() - OF_THE_LOAD, None),
+        Some((last, vm)) => {
+            let total = vm.total();
+            let lost: u64 = last.losses.named().iter().map(|(_, n)| n).sum();
+            numbers.extend([
+                Some(last.elapsed_ns as f64 / 1e6),
+                whole(last.source.csd),
+                whole(total.slices),
+                whole(total.dispatches),
+                whole(total.on_time),
+                whole(total.total_cycles),
+                whole(vm.convoys),
+                whole(vm.convoy_psp),
+                whole(vm.convoy_cycles),
+                whole(lost),
+            ]);
+        }
+    }
+    numbers.extend([load.value, whole(load.operations), Some(load.seconds), Some(load.per_second)]);
+    if let Some((_, vm)) = counted {
+        let total = vm.total();
+        numbers.extend(total.counters.values().map(whole));
+        // Over the load's own time: the agent observes a little longer.
+        numbers.extend(Figures::of(&total, (load.seconds * 1e9) as u64).values());
+    }
+    let names = number_names();
+    numbers.resize(names.len(), None);
+    let texts = [("guest", guest.to_owned()), ("unit", load.unit.clone()), ("command", cell.command())];
+    Row {
         texts: cell.varied.iter().cloned().chain(texts.map(|(name, text)| (name.to_owned(), text))).collect(),
-        numbers: number_names().into_iter().zip(all).collect(),
-    })
+        numbers: names.into_iter().zip(numbers).collect(),
+    }
 }
 
 /// The file.
@@ -221,7 +239,6 @@ pub(super) mod tests {
     use ispin_agent::model::Vcpu;
 
     use super::*;
-    use crate::vm::report::LoadResult;
 
     pub fn cell(lock: &str, seed: u64) -> Cell {
         let arguments = vec!["--lock".into(), lock.into(), "--seed".into(), seed.to_string()];
@@ -277,6 +294,19 @@ pub(super) mod tests {
             (Some(3.0), Some(3000.0), Some(1.5))
         );
         assert_eq!((row.number("operations_per_s"), row.number("hold_mean")), (Some(500.0), None));
+    }
+
+    #[test]
+    fn a_run_without_an_agent_has_what_the_loads_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = ResultFile::open(&dir.path().join("r.csv"), &varied()).unwrap();
+        let told = rows(&cell("pvqueued", 1), &Observed { last: None, ..observed(1000, 3) }).unwrap();
+        file.append(told).unwrap();
+        let row = &file.rows()[1];
+        assert_eq!((row.text("guest"), row.number("seed")), (Some("g2"), Some(1.0)));
+        assert_eq!((row.number("operations_per_s"), row.number("lwp")), (Some(500.0), None));
+        let nothing = Observed { last: None, results: vec![], ..observed(1, 0) };
+        assert!(rows(&cell("pvqueued", 1), &nothing).is_err());
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::vm::options::{Hypervisor, VmOptions};
+use crate::vm::options::{Hypervisor, Lock, VmOptions};
 
 /// An experiment file with `world = "xen"`.
 #[derive(Clone, Debug, Deserialize)]
@@ -128,7 +128,15 @@ impl Experiment {
         let mut arguments: Vec<String> = vec!["--hypervisor".into(), "xen".into()];
         let mut load = vec![];
         let fixed = self.options.iter().map(|(name, value)| (name.clone(), value));
-        for (name, value) in combination.iter().cloned().chain(fixed) {
+        let all: Vec<(String, &Value)> = combination.iter().cloned().chain(fixed).collect();
+        let stock = is_stock(&all)?;
+        if stock {
+            arguments.push("--no-agent".into());
+        }
+        for (name, value) in all {
+            if stock && OF_THE_SERIES.contains(&name.as_str()) {
+                continue;
+            }
             if name == "load" {
                 let words = value.as_array().context("`load` must be a list of words")?;
                 load = words.iter().map(|word| text(&name, word)).collect::<Result<_>>()?;
@@ -153,6 +161,17 @@ impl Experiment {
         let varied = combination.iter().map(|(name, value)| Ok((name.clone(), text(name, value)?)));
         Ok(Cell { varied: varied.collect::<Result<_>>()?, seed, arguments })
     }
+}
+
+/// Options that a kernel without the series does not know, or that tell the agent something. A cell of such a kernel
+/// goes without them, and without the agent.
+const OF_THE_SERIES: [&str; 3] = ["csd", "interval", "no-agent"];
+
+/// Whether the lock among these options is one of an unpatched kernel.
+fn is_stock(options: &[(String, &Value)]) -> Result<bool> {
+    let Some((name, lock)) = options.iter().find(|(name, _)| name == "lock") else { return Ok(false) };
+    // What is no lock is told when the cell is parsed.
+    Ok(Lock::from_str(&text(name, lock)?, false).is_ok_and(Lock::is_stock))
 }
 
 fn text(name: &str, value: &Value) -> Result<String> {
@@ -193,6 +212,16 @@ mod tests {
         let options = parse(&plan[0].arguments).unwrap();
         assert_eq!((options.vcpus, options.seconds, options.deterministic), (2, 1.5, true));
         assert_eq!(options.load_options, ["--hold", "5"]);
+    }
+
+    #[test]
+    fn an_unpatched_kernel_goes_without_the_agent() {
+        let text = SMALL.replace("'hvm'", "'pvqueued'").replace("seconds", "csd=4096\nseconds");
+        let plan = Experiment::of(&text).unwrap().plan().unwrap();
+        let command =
+            |lock: &str| plan.iter().find(|cell| cell.value("lock") == Some(lock)).unwrap().command();
+        assert!(command("ticket").contains("--csd 4096") && !command("ticket").contains("--no-agent"));
+        assert!(!command("pvqueued").contains("--csd") && command("pvqueued").contains("--no-agent"));
     }
 
     #[test]

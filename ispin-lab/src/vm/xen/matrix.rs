@@ -98,19 +98,22 @@ impl Run {
     }
 
     fn of(guests: &[&Row]) -> Self {
-        let sum = |name: &str| guests.iter().filter_map(|row| row.number(name)).sum::<f64>();
+        // NaN if nobody counted, as in a kernel without tracepoints.
+        let sum = |name: &str| {
+            guests.iter().filter_map(|row| row.number(name)).reduce(|a, b| a + b).unwrap_or(f64::NAN)
+        };
         let psp = sum("lhp") + sum("lwp");
         let values = guests.iter().filter_map(|row| row.number("value").or(row.number("operations_per_s")));
         Self {
             lhp: sum("lhp"),
             lwp: sum("lwp"),
-            per_million: psp * 1e6 / sum("acquires").max(1.0),
+            per_million: psp * 1e6 / sum("acquires"),
             psp_per_s: sum("psp_per_s"),
             deferrals: sum("deferrals"),
             acquires_per_s: sum("acquires_per_s"),
             value: values.sum::<f64>() / guests.len().max(1) as f64,
             less_is_better: guests.iter().any(|row| row.text("unit").is_some_and(is_time)),
-            spin_pct: 100.0 * sum("spin_cycles") / sum("total_cycles").max(1.0),
+            spin_pct: 100.0 * sum("spin_cycles") / sum("total_cycles"),
             convoyed: sum("convoys") > 0.0,
         }
     }
