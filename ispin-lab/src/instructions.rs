@@ -1,11 +1,11 @@
 //! What a lock costs when nobody contends it: instructions of a lock and unlock in a guest's kernel, counted by QEMU
 //! (`-icount`), so that the same command gives the same table everywhere.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
@@ -21,6 +21,9 @@ pub struct InstructionOptions {
     /// Measure only the rows whose name contains this
     #[arg(long, value_name = "WORD")]
     pub only: Option<String>,
+    /// Leave out the rows in which somebody observes
+    #[arg(long)]
+    pub unobserved: bool,
     /// Write the table as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
@@ -33,9 +36,15 @@ struct Case {
     rival: Option<Rival>,
 }
 
+impl Case {
+    fn is_observed(&self) -> bool {
+        self.rival.is_some() || !self.arguments.contains(&"--no-agent")
+    }
+}
+
 const PATCHED: &[&str] = &["--soft-slice-ms", "1000"];
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 17] = [
     Case { name: "stock queued spinlock", arguments: &["--lock", "stock", "--no-agent"], rival: None },
     // The first two patches are the generic ticket lock and nothing else.
     Case {
@@ -47,6 +56,10 @@ const CASES: [Case; 13] = [
     Case { name: "hvm", arguments: &["--lock", "hvm", "--no-agent"], rival: None },
     Case { name: "pv", arguments: &["--lock", "pv", "--no-agent"], rival: None },
     Case { name: "ispin+", arguments: &["--lock", "ispin+", "--no-agent"], rival: None },
+    Case { name: "unfair", arguments: &["--lock", "unfair", "--no-agent"], rival: None },
+    Case { name: "pts", arguments: &["--lock", "pts", "--no-agent"], rival: None },
+    Case { name: "pvticket", arguments: &["--lock", "pvticket", "--no-agent"], rival: None },
+    Case { name: "oticket", arguments: &["--lock", "oticket", "--no-agent"], rival: None },
     Case { name: "ticket, agent", arguments: &["--lock", "ticket"], rival: None },
     Case { name: "hvm, agent", arguments: &["--lock", "hvm"], rival: None },
     Case { name: "pv, agent", arguments: &["--lock", "pv"], rival: None },
@@ -83,7 +96,10 @@ pub struct Row {
 
 /// Measures every row, in the order of the table.
 pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
-    let wanted = |case: &&Case| options.only.as_ref().is_none_or(|word| case.name.contains(word.as_str()));
+    let wanted = |case: &&Case| {
+        options.only.as_ref().is_none_or(|word| case.name.contains(word.as_str()))
+            && !(options.unobserved && case.is_observed())
+    };
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     ensure!(!cases.is_empty(), "--only: no row has that in its name; they are {}", names());
     let mut rows = vec![];
@@ -100,6 +116,26 @@ pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
         writer.flush().with_context(writing)?;
     }
     Ok(rows)
+}
+
+/// How many rows nobody observes.
+pub fn unobserved() -> usize {
+    CASES.iter().filter(|case| !case.is_observed()).count()
+}
+
+/// Rows of a CSV that [`measure`] wrote: the name, and the instructions of `spin_lock` and `spin_unlock`.
+pub fn read(path: &Path) -> Result<Vec<(String, f64)>> {
+    #[derive(Deserialize)]
+    struct Read {
+        name: String,
+        spin: f64,
+    }
+    let reading = || format!("reading {}", path.display());
+    let mut reader = csv::Reader::from_path(path).with_context(reading)?;
+    reader
+        .deserialize()
+        .map(|row| row.map(|Read { name, spin }| (name, spin)).with_context(reading))
+        .collect()
 }
 
 fn names() -> String {
@@ -179,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_unknown_row_is_refused() {
-        let options = InstructionOptions { only: Some("mcs".into()), csv: None };
+        let options = InstructionOptions { only: Some("mcs".into()), unobserved: false, csv: None };
         assert!(measure(&options).unwrap_err().to_string().contains("stock queued spinlock"));
     }
 }

@@ -1,6 +1,7 @@
 //! What is measured: the lock library, workloads, the threads world, the VM lab, experiments as data.
 #![deny(missing_docs)]
 
+pub mod chart;
 pub mod instructions;
 pub mod load;
 pub mod locks;
@@ -9,6 +10,7 @@ pub mod noise;
 pub mod overhead;
 pub mod port;
 pub mod threads;
+pub mod validate;
 pub mod vcpu;
 pub mod vm;
 pub mod workload;

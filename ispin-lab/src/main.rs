@@ -17,6 +17,7 @@ use ispin_lab::threads::injector::{self, InjectionResult};
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
+use ispin_lab::validate::{self, ValidateOptions};
 use ispin_lab::vm::xen::{self, matrix::Share};
 use ispin_lab::vm::{self, VmOptions};
 use ispin_lab::workload::nanoseconds;
@@ -122,6 +123,8 @@ enum Cmd {
     Vm(Box<VmOptions>),
     /// Instructions of an uncontended lock and unlock in a guest's kernel: each lock, alone and observed
     Instructions(InstructionOptions),
+    /// Which of the paper's claims hold here: runs the experiments that they rest on and writes a report
+    Validate(ValidateOptions),
     #[command(hide = true)]
     VmProcess,
 }
@@ -162,6 +165,10 @@ fn run(cli: Cli) -> Result<()> {
         Cmd::Vm(options) => vm::run(&options),
         Cmd::Instructions(options) => {
             println!("{}", instructions::table(&instructions::measure(&options)?));
+            Ok(())
+        }
+        Cmd::Validate(options) => {
+            print!("{}", validate::run(&options, &cli.btf, &interrupted_by_signals()?)?);
             Ok(())
         }
         Cmd::Matrix { file, out, table, plot, part } => {

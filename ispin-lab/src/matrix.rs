@@ -35,8 +35,13 @@ impl Experiment {
     /// Reads and checks an experiment file.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let experiment: Self = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-        experiment.validate().with_context(|| format!("in {}", path.display()))?;
+        Self::of(&text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Reads and checks the text of a file.
+    pub fn of(text: &str) -> Result<Self> {
+        let experiment: Self = toml::from_str(text)?;
+        experiment.validate()?;
         Ok(experiment)
     }
 
@@ -196,8 +201,13 @@ pub fn run(
         }
         progress.finish_and_clear();
     }
+    Ok(rows_of(experiment, results))
+}
+
+/// What there is of an experiment, in the order of its plan.
+pub fn rows_of(experiment: &Experiment, results: &ResultFile) -> Vec<RunResult> {
     let find = |cell: &Cell| results.rows().iter().find(|row| experiment.is_run_of(row, cell)).cloned();
-    Ok(plan.iter().filter_map(find).collect())
+    experiment.plan().iter().filter_map(find).collect()
 }
 
 fn style() -> Result<ProgressStyle> {
@@ -273,9 +283,7 @@ mod tests {
     use super::*;
 
     fn experiment(text: &str) -> Result<Experiment> {
-        let e: Experiment = toml::from_str(text)?;
-        e.validate()?;
-        Ok(e)
+        Experiment::of(text)
     }
 
     const SMALL: &str = "title='t'\nlocks=['ticket','hvm','pv']\nvcpus=[4,8]\nrepeats=2\n[options]\nseconds=1.0\nhold='exp:10us'\ncsd='20us'";

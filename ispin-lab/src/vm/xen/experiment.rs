@@ -85,7 +85,8 @@ impl Experiment {
         Self::of(&text).with_context(|| format!("in {}", path.display()))
     }
 
-    fn of(text: &str) -> Result<Self> {
+    /// Reads and checks the text of a file.
+    pub fn of(text: &str) -> Result<Self> {
         let experiment: Self = toml::from_str(text)?;
         ensure!(experiment.repeats > 0, "`repeats` must be at least 1");
         for (name, values) in &experiment.vary {

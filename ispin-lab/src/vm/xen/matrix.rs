@@ -141,7 +141,7 @@ impl Beside {
 }
 
 /// Whether a load's unit is a time: seconds a round, cycles of a lock.
-fn is_time(unit: &str) -> bool {
+pub fn is_time(unit: &str) -> bool {
     unit.starts_with("s ") || unit == "cycles"
 }
 

@@ -1,0 +1,227 @@
+//! Charts as SVG: panels side by side and one below the other, a line for each lock, medians with their spread.
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use crate::matrix::median;
+
+const PANEL: (u32, u32) = (420, 320);
+const TITLE_HEIGHT: u32 = 40;
+
+/// What stands for zero on a logarithmic axis.
+const FLOOR: f64 = 0.1;
+
+/// Told apart without colours, too, by their order in the legend.
+const COLORS: [RGBColor; 10] = [
+    RGBColor(200, 60, 50),
+    RGBColor(40, 100, 190),
+    RGBColor(30, 140, 80),
+    RGBColor(150, 90, 190),
+    RGBColor(190, 130, 20),
+    RGBColor(90, 90, 90),
+    RGBColor(0, 160, 170),
+    RGBColor(220, 110, 160),
+    RGBColor(120, 80, 40),
+    RGBColor(150, 170, 40),
+];
+
+/// Median, least and most of some runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// In the middle.
+    pub median: f64,
+    /// The least one.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+}
+
+impl Spread {
+    /// Of some values; `None` of none. What is not a number is left out.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+        let least = values.iter().copied().reduce(f64::min)?;
+        let most = values.iter().copied().reduce(f64::max)?;
+        Some(Self { median: median(values.into_iter()), least, most })
+    }
+}
+
+/// One lock in one panel.
+pub struct Line {
+    /// What the legend calls it.
+    pub name: String,
+    /// Places on the horizontal axis and what was measured there.
+    pub points: Vec<(f64, Spread)>,
+}
+
+/// One chart.
+pub struct Panel {
+    /// Above it; may be empty.
+    pub title: String,
+    /// What the horizontal axis tells; may be empty.
+    pub x: String,
+    /// What the vertical axis tells.
+    pub y: String,
+    /// Whether the vertical axis is logarithmic.
+    pub logarithmic: bool,
+    /// Whether it has a legend.
+    pub legend: bool,
+    /// What is drawn.
+    pub lines: Vec<Line>,
+}
+
+impl Panel {
+    fn is_empty(&self) -> bool {
+        self.lines.iter().all(|line| line.points.is_empty())
+    }
+
+    /// What the vertical axis shows of `y`.
+    fn place(&self, y: f64) -> f64 {
+        if self.logarithmic { y.max(FLOOR) } else { y }
+    }
+
+    /// From the least to the greatest place on the horizontal axis, and the most on the vertical one.
+    fn extent(&self) -> (std::ops::Range<f64>, f64) {
+        let points = || self.lines.iter().flat_map(|line| &line.points);
+        let x = |join: fn(f64, f64) -> f64| points().map(|(x, _)| *x).reduce(join).unwrap_or(1.0);
+        let most = points().map(|(_, spread)| spread.most).reduce(f64::max).unwrap_or(1.0);
+        (x(f64::min) - 0.5..x(f64::max) + 0.5, most)
+    }
+}
+
+/// Draws columns of panels, all columns equally long. `None` if there is nothing to draw.
+pub fn draw(title: &str, columns: &[Vec<Panel>]) -> Result<Option<String>> {
+    let rows = columns.iter().map(Vec::len).max().unwrap_or(0);
+    if columns.iter().flatten().all(Panel::is_empty) {
+        return Ok(None);
+    }
+    let size = (PANEL.0 * columns.len() as u32, PANEL.1 * rows as u32 + TITLE_HEIGHT);
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        let failed = |error: &dyn std::fmt::Display| anyhow!("drawing «{title}»: {error}");
+        root.fill(&WHITE).map_err(|error| failed(&error))?;
+        let root = root.titled(title, ("sans-serif", 16)).map_err(|error| failed(&error))?;
+        for (area, column) in root.split_evenly((1, columns.len())).iter().zip(columns) {
+            for (area, panel) in area.split_evenly((rows, 1)).iter().zip(column) {
+                if !panel.is_empty() {
+                    one(area, panel).map_err(|error| failed(&error))?;
+                }
+            }
+        }
+        root.present().map_err(|error| failed(&error))?;
+    }
+    Ok(Some(text))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+
+/// Axes, lines and legend; the two kinds of axes are two types.
+macro_rules! fill_in {
+    ($chart:expr, $panel:expr) => {{
+        let (mut chart, panel) = ($chart, $panel);
+        chart
+            .configure_mesh()
+            .x_desc(&panel.x)
+            .y_desc(&panel.y)
+            .x_labels(6)
+            .light_line_style(WHITE)
+            .draw()?;
+        for (i, line) in panel.lines.iter().enumerate() {
+            let color = COLORS[i % COLORS.len()];
+            chart.draw_series(bars(panel, line, color))?;
+            chart.draw_series(dots(panel, line, color))?;
+            let series = chart.draw_series(LineSeries::new(medians(panel, line), color.stroke_width(2)))?;
+            series.label(line.name.clone()).legend(key(color));
+        }
+        if panel.legend {
+            let mut labels = chart.configure_series_labels();
+            labels.border_style(BLACK.mix(0.3)).background_style(WHITE.mix(0.8)).draw()?;
+        }
+        Ok(())
+    }};
+}
+
+fn one<'a>(area: &Area<'a>, panel: &Panel) -> Drawn<'a> {
+    let (x, most) = panel.extent();
+    let mut builder = ChartBuilder::on(area);
+    builder
+        .caption(&panel.title, ("sans-serif", 13))
+        .margin(8)
+        .x_label_area_size(if panel.x.is_empty() { 24 } else { 34 })
+        .y_label_area_size(56);
+    if panel.logarithmic {
+        let y = (FLOOR..most.max(10.0 * FLOOR) * 2.0).log_scale();
+        return fill_in!(builder.build_cartesian_2d(x, y)?, panel);
+    }
+    let top = if most > 0.0 { most * 1.05 } else { 1.0 };
+    fill_in!(builder.build_cartesian_2d(x, 0.0..top)?, panel)
+}
+
+/// The legend's piece of a line.
+fn key(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
+    move |(x, y)| PathElement::new([(x, y), (x + 14, y)], color.stroke_width(2))
+}
+
+fn medians(panel: &Panel, line: &Line) -> Vec<(f64, f64)> {
+    line.points.iter().map(|(x, spread)| (*x, panel.place(spread.median))).collect()
+}
+
+/// From the least to the most of each.
+fn bars(panel: &Panel, line: &Line, color: RGBColor) -> Vec<PathElement<(f64, f64)>> {
+    let bar = |(x, s): &(f64, Spread)| {
+        let ends = [(*x, panel.place(s.least)), (*x, panel.place(s.most))];
+        PathElement::new(ends, color.mix(0.5).stroke_width(3))
+    };
+    line.points.iter().map(bar).collect()
+}
+
+/// A dot at each median.
+fn dots(panel: &Panel, line: &Line, color: RGBColor) -> Vec<Circle<(f64, f64), i32>> {
+    medians(panel, line).into_iter().map(|place| Circle::new(place, 3, color.filled())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(points: Vec<(f64, Spread)>, logarithmic: bool) -> Panel {
+        let lines = vec![Line { name: "hvm".into(), points }];
+        Panel {
+            title: "a panel".into(),
+            x: "vCPUs".into(),
+            y: "PSP".into(),
+            logarithmic,
+            legend: true,
+            lines,
+        }
+    }
+
+    #[test]
+    fn spreads() {
+        assert_eq!(Spread::of([]), None);
+        assert_eq!(Spread::of([f64::NAN]), None);
+        assert_eq!(
+            Spread::of([3.0, 1.0, f64::NAN, 2.0]),
+            Some(Spread { median: 2.0, least: 1.0, most: 3.0 })
+        );
+    }
+
+    #[test]
+    fn nothing_is_not_drawn() {
+        assert_eq!(draw("t", &[]).unwrap(), None);
+        assert_eq!(draw("t", &[vec![panel(vec![], true)]]).unwrap(), None);
+    }
+
+    #[test]
+    fn zero_has_a_place_on_both_axes() {
+        let zero = Spread { median: 0.0, least: 0.0, most: 0.0 };
+        let columns = [vec![panel(vec![(4.0, zero)], true), panel(vec![(4.0, zero)], false)]];
+        let svg = draw("a title", &columns).unwrap().unwrap();
+        for words in ["<svg", "a title", "a panel", "hvm", "vCPUs", "PSP"] {
+            assert!(svg.contains(words), "no {words}");
+        }
+    }
+}

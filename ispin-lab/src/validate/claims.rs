@@ -1,0 +1,127 @@
+//! The paper's claims, and those that this project makes for `ispin+`, as data (`docs/claims.toml`).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::sample::METRICS;
+
+/// The file.
+pub const TEXT: &str = include_str!("../../../docs/claims.toml");
+
+/// Something that can be true or not.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// What it is called in the report.
+    pub id: String,
+    /// Where the paper says it; `ispin+` if it is not of the paper.
+    pub section: String,
+    /// What is claimed, in words.
+    pub claim: String,
+    /// The experiment that tests it.
+    pub experiment: String,
+    /// The figure that it is about, one of [`METRICS`].
+    pub metric: String,
+    /// The cells of the experiment that it is about; all that have these values.
+    #[serde(rename = "where", default)]
+    pub cells: BTreeMap<String, String>,
+    /// What they are compared with: the same cell, but for these values. Without, the figure itself counts.
+    pub against: Option<BTreeMap<String, String>>,
+    /// The figure, or the ratio, is at least this.
+    pub at_least: Option<f64>,
+    /// The figure, or the ratio, is at most this.
+    pub at_most: Option<f64>,
+    /// Less of the figure counts as this much, on both sides of a ratio.
+    #[serde(default)]
+    pub floor: f64,
+    /// Whether the figure is a count that every run gives again: one run is enough then.
+    #[serde(default)]
+    pub exact: bool,
+    /// What a reader should know.
+    #[serde(default)]
+    pub note: String,
+    /// Why it cannot be tested here, if it cannot.
+    pub not_measurable: Option<String>,
+}
+
+impl Claim {
+    /// Whether a figure is as claimed.
+    pub fn holds(&self, figure: f64) -> bool {
+        self.at_least.is_none_or(|least| figure >= least) && self.at_most.is_none_or(|most| figure <= most)
+    }
+
+    /// What is claimed of the figure.
+    pub fn threshold(&self) -> String {
+        let of = if self.against.is_some() { " times" } else { "" };
+        match (self.at_least, self.at_most) {
+            (Some(least), None) => format!("at least {least}{of}"),
+            (None, Some(most)) => format!("at most {most}{of}"),
+            (Some(least), Some(most)) => format!("{least} to {most}{of}"),
+            (None, None) => String::new(),
+        }
+    }
+
+    fn check(&self, experiments: &[&str]) -> Result<()> {
+        ensure!(
+            experiments.contains(&self.experiment.as_str()),
+            "no experiment `{}`; there are {}",
+            self.experiment,
+            experiments.join(", ")
+        );
+        if !METRICS.iter().any(|(name, _)| *name == self.metric) {
+            let names: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
+            bail!("no metric `{}`; there are {}", self.metric, names.join(", "));
+        }
+        ensure!(self.at_least.is_some() || self.at_most.is_some(), "neither `at_least` nor `at_most`");
+        ensure!(self.floor >= 0.0, "a negative `floor`");
+        Ok(())
+    }
+}
+
+/// Reads a file of claims; `experiments` are those that there are.
+pub fn read(text: &str, experiments: &[&str]) -> Result<Vec<Claim>> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        claim: Vec<Claim>,
+    }
+    let File { claim: claims } = toml::from_str(text).context("in the file of claims")?;
+    for (i, claim) in claims.iter().enumerate() {
+        claim.check(experiments).with_context(|| format!("claim `{}`", claim.id))?;
+        ensure!(!claims[..i].iter().any(|other| other.id == claim.id), "claim `{}` is there twice", claim.id);
+    }
+    Ok(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: &str =
+        "[[claim]]\nid='a'\nsection='5.3'\nclaim='c'\nexperiment='e'\nmetric='psp'\nat_most=0.5\n";
+
+    #[test]
+    fn thresholds() {
+        let claim = &read(ONE, &["e"]).unwrap()[0];
+        assert!(claim.holds(0.5) && !claim.holds(0.6));
+        assert_eq!(claim.threshold(), "at most 0.5");
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong() {
+        for (from, to, word) in [
+            ("'e'", "'f'", "experiment `f`"),
+            ("'psp'", "'pps'", "psp_per_s"),
+            ("at_most=0.5", "", "at_least"),
+            ("id='a'", "name='a'", "name"),
+            ("at_most", "floor=-1.0\nat_most", "floor"),
+        ] {
+            let error = format!("{:#}", read(&ONE.replace(from, to), &["e"]).expect_err(to));
+            assert!(error.contains(word), "{to}: {error}");
+        }
+        let twice = format!("{ONE}{ONE}");
+        assert!(read(&twice, &["e"]).unwrap_err().to_string().contains("twice"));
+    }
+}

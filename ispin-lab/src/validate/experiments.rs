@@ -1,0 +1,303 @@
+//! The experiments that claims rest on: what they are, running what is missing of them, reading what is there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, ensure};
+
+use super::holds;
+use super::sample::Sample;
+use crate::instructions;
+use crate::matrix::{self, ResultFile};
+use crate::threads::hypervisor::Hypervisor;
+use crate::vm::xen;
+
+/// What an experiment is run in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// Real threads; alone on the machine.
+    Threads,
+    /// Guests of Xen, emulated; a run for each core at a time.
+    Xen,
+    /// One guest, instructions counted: what a lock costs.
+    Instructions,
+    /// One guest, instructions counted: for how long locks are held.
+    Holds,
+}
+
+/// An experiment by name.
+pub struct Experiment {
+    /// Its name, and that of its CSV.
+    pub name: &'static str,
+    /// Where it runs.
+    pub world: World,
+    /// Its file for `--quick`; `None`: only with `--full`.
+    quick: Option<&'static str>,
+    /// Its file for `--full`.
+    full: &'static str,
+}
+
+macro_rules! file {
+    ($name:literal) => {
+        include_str!(concat!("../../../docs/experiments/", $name, ".toml"))
+    };
+}
+
+/// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
+pub const EXPERIMENTS: [Experiment; 9] = [
+    Experiment {
+        name: "threads-locks",
+        world: World::Threads,
+        quick: Some(file!("quick/threads-locks")),
+        full: file!("threads-locks"),
+    },
+    Experiment {
+        name: "threads-ops",
+        world: World::Threads,
+        quick: Some(file!("quick/threads-ops")),
+        full: file!("threads-ops"),
+    },
+    Experiment { name: "instructions", world: World::Instructions, quick: Some(""), full: "" },
+    Experiment { name: "holds", world: World::Holds, quick: Some(""), full: "" },
+    Experiment {
+        name: "xen-micro",
+        world: World::Xen,
+        quick: Some(file!("quick/xen-micro")),
+        full: file!("xen-micro"),
+    },
+    Experiment { name: "xen-locks", world: World::Xen, quick: None, full: file!("xen-locks") },
+    Experiment { name: "xen-loads", world: World::Xen, quick: None, full: file!("xen-loads") },
+    Experiment { name: "xen-neighbour", world: World::Xen, quick: None, full: file!("xen-neighbour") },
+    Experiment { name: "xen-alone", world: World::Xen, quick: None, full: file!("xen-alone") },
+];
+
+/// The names.
+pub fn names() -> Vec<&'static str> {
+    EXPERIMENTS.iter().map(|experiment| experiment.name).collect()
+}
+
+/// How much is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// A few minutes of each.
+    Quick,
+    /// All of it, over as many sittings as it takes.
+    Full,
+}
+
+/// What there is of an experiment.
+pub struct Found {
+    /// Its runs.
+    pub samples: Vec<Sample>,
+    /// What it is about.
+    pub title: String,
+    /// Runs that the file asks for.
+    pub planned: usize,
+    /// Why runs are missing, if they are.
+    pub missing: Option<String>,
+    /// Holds by length, of [`World::Holds`].
+    pub holds: Vec<holds::Row>,
+    /// Which command makes all of it.
+    pub command: String,
+}
+
+/// What a run of the whole needs to know.
+pub struct Run<'a> {
+    /// How much.
+    pub extent: Extent,
+    /// Folder of the CSV files.
+    pub folder: &'a Path,
+    /// Kernel type information.
+    pub btf: &'a Path,
+    /// Set by signals.
+    pub interrupted: &'a Arc<AtomicBool>,
+    /// Do nothing new.
+    pub report_only: bool,
+    /// How many runs of [`World::Xen`] at a time.
+    pub jobs: usize,
+}
+
+impl Experiment {
+    fn text(&self, extent: Extent) -> Option<&'static str> {
+        match extent {
+            Extent::Quick => self.quick,
+            Extent::Full => Some(self.full),
+        }
+    }
+
+    /// The file of this extent, as it is called in a checkout.
+    fn file(&self, extent: Extent) -> String {
+        let folder = if extent == Extent::Quick { "quick/" } else { "" };
+        format!("docs/experiments/{folder}{}.toml", self.name)
+    }
+
+    /// Runs what is missing and reads what is there. What cannot be run here is told in [`Found::missing`].
+    pub fn find(&self, run: &Run) -> Result<Found> {
+        let csv = run.folder.join(self.name).with_extension("csv");
+        let command = format!("ispin-lab matrix {} --out {}", self.file(run.extent), csv.display());
+        let mut found = Found {
+            samples: vec![],
+            title: String::new(),
+            planned: 0,
+            missing: None,
+            holds: vec![],
+            command,
+        };
+        let Some(text) = self.text(run.extent) else {
+            found.missing = Some("a run of --full".into());
+            return Ok(found);
+        };
+        match self.world {
+            World::Threads => self.threads(text, &csv, run, &mut found),
+            World::Xen => self.xen(text, &csv, run, &mut found),
+            World::Instructions => self.instructions(&csv, run, &mut found),
+            World::Holds => holds::find(&csv, run, &mut found),
+        }
+        .with_context(|| format!("the experiment {}", self.name))?;
+        Ok(found)
+    }
+
+    fn threads(&self, text: &str, csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
+        let experiment = matrix::Experiment::of(text)?;
+        found.title.clone_from(&experiment.title);
+        found.planned = experiment.plan().len();
+        let mut results = ResultFile::open(csv)?;
+        if !run.report_only {
+            let start = || Hypervisor::new(run.btf.to_owned(), Arc::clone(run.interrupted), false);
+            let done = matrix::run(&experiment, &mut results, start);
+            found.missing = told(done.map(|_| ()), run)?;
+        }
+        let rows = matrix::rows_of(&experiment, &results);
+        found.samples = rows.iter().map(Sample::of_threads).collect();
+        Ok(())
+    }
+
+    fn xen(&self, text: &str, csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
+        let experiment = xen::experiment::Experiment::of(text)?;
+        let plan = experiment.plan()?;
+        found.title.clone_from(&experiment.title);
+        found.planned = plan.len();
+        let varied: Vec<String> = experiment.vary.keys().cloned().collect();
+        let mut results = xen::cells::ResultFile::open(csv, &varied)?;
+        let mut missing = 0;
+        for cell in &plan {
+            missing += usize::from(!results.has(cell)?);
+        }
+        if !run.report_only && missing > 0 {
+            found.missing = told(self.share(text, csv, run), run)?;
+            results = xen::cells::ResultFile::open(csv, &varied)?;
+        }
+        for cell in &plan {
+            let guests: Vec<_> = results.rows().iter().filter(|row| row.is_of(cell)).collect();
+            if !guests.is_empty() {
+                found.samples.push(Sample::of_guests(&cell.varied, &guests)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs an experiment under Xen in processes of its own, one for each core: QEMU counts instructions, so they do not
+    /// disturb each other.
+    fn share(&self, text: &str, csv: &Path, run: &Run) -> Result<()> {
+        let folder = tempfile::tempdir().context("a folder for the experiment's file")?;
+        let file = folder.path().join(self.name).with_extension("toml");
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        let program = std::env::current_exe().context("the path of this program")?;
+        let mut children = vec![];
+        for part in 1..=run.jobs {
+            let child = Command::new(&program)
+                .arg("matrix")
+                .arg(&file)
+                .arg("--out")
+                .arg(csv)
+                .args(["--part", &format!("{part}/{}", run.jobs)])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()
+                .with_context(|| format!("starting {}", program.display()))?;
+            children.push(child);
+        }
+        let mut failed = 0;
+        for mut child in children {
+            failed += usize::from(!child.wait().context("waiting for runs under Xen")?.success());
+        }
+        ensure!(failed == 0, "runs under Xen failed; what they said stands above");
+        Ok(())
+    }
+
+    fn instructions(&self, csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
+        found.title = "instructions of an uncontended lock and unlock in a guest's kernel".into();
+        found.planned = instructions::unobserved();
+        found.command = format!("ispin-lab instructions --unobserved --csv {}", csv.display());
+        if !run.report_only && !csv.exists() {
+            let options =
+                instructions::InstructionOptions { only: None, unobserved: true, csv: Some(csv.to_owned()) };
+            found.missing = told(instructions::measure(&options).map(|_| ()), run)?;
+        }
+        if csv.exists() {
+            for (name, spin) in instructions::read(csv)? {
+                let command = format!("ispin-lab instructions --only '{name}'");
+                found.samples.push(Sample::plain(&[("lock", &name)], 1, "instructions", spin, command));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why an experiment was not run to its end. An interrupted one ends everything.
+pub fn told(done: Result<()>, run: &Run) -> Result<Option<String>> {
+    match done {
+        Ok(()) => Ok(None),
+        Err(error) if run.interrupted.load(std::sync::atomic::Ordering::SeqCst) => Err(error),
+        Err(error) => {
+            eprintln!("ispin-lab: {error:#}");
+            Ok(Some(format!("{error:#}")))
+        }
+    }
+}
+
+/// The folder for results, made if it is not there.
+pub fn folder(path: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))?;
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_an_experiment() {
+        for experiment in &EXPERIMENTS {
+            for text in experiment.quick.iter().chain([&experiment.full]) {
+                match experiment.world {
+                    World::Threads => drop(matrix::Experiment::of(text).expect(experiment.name)),
+                    World::Xen => drop(xen::experiment::Experiment::of(text).expect(experiment.name)),
+                    World::Instructions | World::Holds => assert_eq!(*text, ""),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn results_that_are_there_are_read_without_running_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let interrupted = Arc::default();
+        let run = Run {
+            extent: Extent::Quick,
+            folder: dir.path(),
+            btf: Path::new("/nowhere"),
+            interrupted: &interrupted,
+            report_only: true,
+            jobs: 1,
+        };
+        for experiment in &EXPERIMENTS {
+            let found = experiment.find(&run).expect(experiment.name);
+            assert!(found.samples.is_empty(), "{}", experiment.name);
+            assert_eq!(found.planned == 0, experiment.quick.is_none(), "{}", experiment.name);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the runs say of a claim.
+
+use std::collections::BTreeMap;
+
+use super::claims::Claim;
+use super::sample::Sample;
+use super::stats::{Interval, compare};
+
+/// Fewer runs of a cell than that decide nothing.
+pub const LEAST_RUNS: usize = 5;
+
+/// Whether a figure is as claimed, with all its interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// The whole interval is.
+    Yes,
+    /// The whole interval is not.
+    No,
+    /// Part of it is.
+    Unclear,
+}
+
+/// A cell of an experiment that a claim is about.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Its values but for those that all cells of the claim have.
+    pub name: String,
+    /// Runs, and runs of what it is compared with.
+    pub runs: (usize, Option<usize>),
+    /// The figure or ratio, if there is one.
+    pub figure: Option<Interval>,
+    /// `None`: too few runs, or no figure.
+    pub holds: Option<Holds>,
+    /// How to do one of its runs again.
+    pub command: String,
+}
+
+/// What came of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Holds in every cell.
+    Reproduced,
+    /// Holds in some, or it cannot be told of some.
+    Partly,
+    /// Fails in every cell.
+    NotReproduced,
+    /// Not measurable here, and why.
+    NotMeasurable(String),
+}
+
+impl Verdict {
+    /// In a word or two.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Reproduced => "reproduced",
+            Self::Partly => "partly",
+            Self::NotReproduced => "not reproduced",
+            Self::NotMeasurable(_) => "not measurable here",
+        }
+    }
+}
+
+/// Judges a claim by the runs of its experiment; `missing` is why there are none, if that is known.
+pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdict, Vec<Judged>) {
+    if let Some(why) = &claim.not_measurable {
+        return (Verdict::NotMeasurable(why.clone()), vec![]);
+    }
+    let mut cells: Vec<&BTreeMap<String, String>> = vec![];
+    for sample in samples.iter().filter(|sample| sample.is(&claim.cells)) {
+        if !cells.contains(&&sample.keys) {
+            cells.push(&sample.keys);
+        }
+    }
+    let judged: Vec<Judged> = cells.into_iter().map(|keys| judge_cell(claim, samples, keys)).collect();
+    let known: Vec<Holds> = judged.iter().filter_map(|cell| cell.holds).collect();
+    let verdict = if known.is_empty() {
+        let runs: usize = judged.iter().map(|cell| cell.runs.0).sum();
+        Verdict::NotMeasurable(match missing {
+            Some(why) => why.to_owned(),
+            None if runs > 0 => format!("{runs} runs so far, fewer than {LEAST_RUNS} of any cell"),
+            None => "no run so far".to_owned(),
+        })
+    } else if known.iter().all(|holds| *holds == Holds::Yes) {
+        Verdict::Reproduced
+    } else if known.iter().all(|holds| *holds == Holds::No) {
+        Verdict::NotReproduced
+    } else {
+        Verdict::Partly
+    };
+    (verdict, judged)
+}
+
+fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>) -> Judged {
+    let values = |keys: &BTreeMap<String, String>| -> Vec<f64> {
+        let runs = samples.iter().filter(|sample| sample.keys == *keys);
+        runs.filter_map(|sample| sample.metrics.get(claim.metric.as_str()).copied()).collect()
+    };
+    let this = values(keys);
+    let base = claim.against.as_ref().map(|against| {
+        let mut other = keys.clone();
+        other.extend(against.clone());
+        values(&other)
+    });
+    let figure = compare(&this, base.as_deref(), claim.floor);
+    let least = if claim.exact { 1 } else { LEAST_RUNS };
+    let enough = this.len() >= least && base.as_ref().is_none_or(|base| base.len() >= least);
+    let holds =
+        figure.filter(|_| enough).map(|figure| match (claim.holds(figure.low), claim.holds(figure.high)) {
+            (true, true) => Holds::Yes,
+            (false, false) => Holds::No,
+            _ => Holds::Unclear,
+        });
+    let named = keys.iter().filter(|(name, _)| !claim.cells.contains_key(*name));
+    let name: Vec<String> = named.map(|(name, value)| format!("{name} {value}")).collect();
+    let command = samples.iter().find(|sample| sample.keys == *keys).map(|sample| sample.command.clone());
+    Judged {
+        name: name.join(", "),
+        runs: (this.len(), base.map(|base| base.len())),
+        figure,
+        holds,
+        command: command.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::claims;
+    use super::*;
+
+    fn claim() -> Claim {
+        let text = "[[claim]]\nid='a'\nsection='5.3'\nclaim='c'\nexperiment='e'\nmetric='psp'\nat_most=0.5\nfloor=1.0\n\
+                    where={lock='hvm'}\nagainst={lock='ticket'}\n";
+        claims::read(text, &["e"]).unwrap().remove(0)
+    }
+
+    fn runs(lock: &str, vcpus: &str, values: &[f64]) -> Vec<Sample> {
+        let sample = |(i, value): (usize, &f64)| {
+            Sample::plain(&[("lock", lock), ("vcpus", vcpus)], i as u64 + 1, "psp", *value, "again".into())
+        };
+        values.iter().enumerate().map(sample).collect()
+    }
+
+    #[test]
+    fn a_claim_that_holds_everywhere_is_reproduced() {
+        let samples =
+            [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0, 0.0, 2.0, 0.0, 0.0])].concat();
+        let (verdict, cells) = judge(&claim(), &samples, None);
+        assert_eq!(verdict, Verdict::Reproduced);
+        assert_eq!(
+            (cells[0].name.as_str(), cells[0].runs, cells[0].command.as_str()),
+            ("vcpus 4", (5, Some(5)), "again")
+        );
+        assert_eq!(cells[0].figure.unwrap().point, 0.01);
+    }
+
+    #[test]
+    fn one_that_fails_somewhere_is_partly() {
+        let samples = [
+            runs("ticket", "4", &[100.0; 5]),
+            runs("hvm", "4", &[1.0; 5]),
+            runs("ticket", "8", &[100.0; 5]),
+            runs("hvm", "8", &[90.0; 5]),
+        ]
+        .concat();
+        assert_eq!(judge(&claim(), &samples, None).0, Verdict::Partly);
+        assert_eq!(judge(&claim(), &samples[10..], None).0, Verdict::NotReproduced);
+    }
+
+    #[test]
+    fn an_interval_across_the_threshold_decides_nothing() {
+        let samples =
+            [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0, 1.0, 49.0, 90.0, 90.0])].concat();
+        let (verdict, cells) = judge(&claim(), &samples, None);
+        assert_eq!((verdict, cells[0].holds), (Verdict::Partly, Some(Holds::Unclear)));
+    }
+
+    #[test]
+    fn few_runs_decide_nothing() {
+        let samples = [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0; 4])].concat();
+        let (verdict, _) = judge(&claim(), &samples, None);
+        assert!(matches!(verdict, Verdict::NotMeasurable(why) if why.contains("4 runs so far")));
+        let (verdict, _) = judge(&claim(), &[], Some("no Xen here"));
+        assert_eq!(verdict, Verdict::NotMeasurable("no Xen here".into()));
+    }
+}

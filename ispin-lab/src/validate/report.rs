@@ -1,0 +1,257 @@
+//! The report: Markdown, and the same as one HTML page that needs no other file.
+
+use std::fmt::Write as _;
+
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
+
+use super::claims::Claim;
+use super::experiments::{Extent, Found};
+use super::figures::Figure;
+use super::judge::{Holds, Judged, LEAST_RUNS, Verdict};
+use super::stats::Interval;
+use super::tables;
+
+/// A claim and what came of it.
+pub struct Outcome {
+    /// The claim.
+    pub claim: Claim,
+    /// What the runs say of it.
+    pub verdict: Verdict,
+    /// Cell by cell.
+    pub cells: Vec<Judged>,
+}
+
+/// What a report is made of.
+pub struct Material<'a> {
+    /// How much was run.
+    pub extent: Extent,
+    /// What was judged.
+    pub outcomes: Vec<Outcome>,
+    /// Experiments by name.
+    pub found: Vec<(&'static str, &'a Found)>,
+    /// Pictures.
+    pub figures: Vec<Figure>,
+}
+
+fn shown(value: f64) -> String {
+    match value.abs() {
+        _ if !value.is_finite() => "-".into(),
+        0.0 => "0".into(),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn interval(figure: &Interval) -> String {
+    format!("{} [{}, {}]", shown(figure.point), shown(figure.low), shown(figure.high))
+}
+
+fn sign(holds: Option<Holds>) -> &'static str {
+    match holds {
+        Some(Holds::Yes) => "holds",
+        Some(Holds::No) => "fails",
+        Some(Holds::Unclear) => "unclear",
+        None => "too few runs",
+    }
+}
+
+/// Text that a table of Markdown can hold.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+/// The report in Markdown. `with_figures`: links to the pictures' files beside it.
+pub fn markdown(material: &Material) -> String {
+    let mut out = String::new();
+    let option = if material.extent == Extent::Quick { "--quick" } else { "--full" };
+    let _ = write!(
+        out,
+        "# What holds of the paper's claims\n\nMade by `ispin-lab validate {option}` from the CSV files beside it. The paper: \
+         Teabe et al., EuroSys 2017. The claims and their thresholds are in `docs/claims.toml`.\n\n\
+         A ratio compares medians; in brackets is the interval that 95 of 100 resamples of the runs give. A claim holds in a \
+         cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side (counts that every run gives \
+         again need one). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none.\n\n"
+    );
+    verdicts(&mut out, material);
+    out += "\n## What was run\n\n| experiment | runs | of | made by | missing because |\n|---|---|---|---|---|\n";
+    for (name, found) in &material.found {
+        let why = found.missing.as_deref().map(cell).unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "| {name}: {} | {} | {} | `{}` | {why} |",
+            cell(&found.title),
+            found.samples.len(),
+            found.planned,
+            cell(&found.command)
+        );
+    }
+    out += "\n## Figures\n";
+    for figure in &material.figures {
+        let _ = write!(out, "\n### {}\n\n![{}]({}.svg)\n", figure.caption, figure.caption, figure.name);
+    }
+    out += "\n## Tables\n";
+    for (name, found) in &material.found {
+        out += &tables::of(name, found);
+    }
+    out += "\n## Claim by claim\n";
+    for outcome in &material.outcomes {
+        details(&mut out, outcome);
+    }
+    out
+}
+
+fn verdicts(out: &mut String, material: &Material) {
+    *out += "| claim | where | threshold | measured | verdict |\n|---|---|---|---|---|\n";
+    for Outcome { claim, verdict, cells } in &material.outcomes {
+        let measured: Vec<String> = cells
+            .iter()
+            .filter_map(|cell| Some((cell, cell.figure.as_ref()?)))
+            .map(|(cell, figure)| {
+                let name = if cell.name.is_empty() { String::new() } else { format!("{}: ", cell.name) };
+                format!("{name}{}", shown(figure.point))
+            })
+            .collect();
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} {} | {} | **{}** |",
+            cell(&claim.claim),
+            cell(&claim.section),
+            claim.metric,
+            claim.threshold(),
+            cell(&measured.join("; ")),
+            verdict.word()
+        );
+    }
+}
+
+fn details(out: &mut String, outcome: &Outcome) {
+    let Outcome { claim, verdict, cells } = outcome;
+    let _ = write!(out, "\n### {}: {}\n\n{} ({}). ", claim.id, verdict.word(), claim.claim, claim.section);
+    let compared = match &claim.against {
+        Some(against) => {
+            let values: Vec<String> = against.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            format!(", against {}", values.join(", "))
+        }
+        None => String::new(),
+    };
+    let _ = writeln!(out, "`{}`{compared}: {}. {}", claim.metric, claim.threshold(), claim.note);
+    if let Verdict::NotMeasurable(why) = verdict {
+        let _ = writeln!(out, "\nNot measurable here: {why}.");
+    }
+    if cells.is_empty() {
+        return;
+    }
+    *out += "\n| cell | runs | measured | | one run again |\n|---|---|---|---|---|\n";
+    for judged in cells {
+        let runs = match judged.runs {
+            (this, Some(base)) => format!("{this}, {base}"),
+            (this, None) => this.to_string(),
+        };
+        let figure = judged.figure.as_ref().map(interval).unwrap_or_else(|| "-".into());
+        let _ = writeln!(
+            out,
+            "| {} | {runs} | {figure} | {} | `{}` |",
+            cell(&judged.name),
+            sign(judged.holds),
+            cell(&judged.command)
+        );
+    }
+}
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}\
+    table{border-collapse:collapse;margin:1rem 0;font-size:13px}td,th{border:1px solid #ccc;padding:.25rem .5rem;\
+    text-align:left;vertical-align:top}th{background:#f2f2f2}code{font-size:12px;background:#f6f6f6}\
+    svg{max-width:100%;height:auto}.reproduced{background:#dff3df}.partly{background:#fdf3d0}\
+    .not-reproduced{background:#f9dcdc}.not-measurable{background:#eee}";
+
+/// The same as one page: the pictures are in it, verdicts have a colour besides their word.
+pub fn page(markdown: &str, figures: &[Figure]) -> String {
+    let mut options = Options::empty();
+    options.insert(Options::ENABLE_TABLES);
+    let mut inside = false;
+    let events = Parser::new_ext(markdown, options).filter_map(|event| match event {
+        // The picture itself in the place of the link; its description is in the heading above.
+        Event::Start(Tag::Image { dest_url, .. }) => {
+            inside = true;
+            let name = dest_url.trim_end_matches(".svg");
+            let figure = figures.iter().find(|figure| figure.name == name);
+            Some(Event::Html(figure.map(|figure| figure.svg.clone()).unwrap_or_default().into()))
+        }
+        Event::End(TagEnd::Image) => {
+            inside = false;
+            None
+        }
+        event => (!inside).then_some(event),
+    });
+    let mut body = String::new();
+    html::push_html(&mut body, events);
+    for (word, class) in [
+        ("not reproduced", "not-reproduced"),
+        ("reproduced", "reproduced"),
+        ("partly", "partly"),
+        ("not measurable here", "not-measurable"),
+    ] {
+        let plain = format!("<td><strong>{word}</strong></td>");
+        body = body.replace(&plain, &format!("<td class=\"{class}\"><strong>{word}</strong></td>"));
+    }
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>ispin: what holds of the paper's claims</title>\n\
+         <style>{STYLE}</style>\n<body>\n{body}</body>\n</html>\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::claims;
+    use super::*;
+
+    fn material(found: &Found) -> Material<'_> {
+        let text = "[[claim]]\nid='few'\nsection='5.3'\nclaim='far fewer | PSP'\nexperiment='e'\nmetric='psp'\nat_most=0.5\n\
+                    against={lock='ticket'}\n";
+        let judged = Judged {
+            name: "vcpus 4".into(),
+            runs: (5, Some(6)),
+            figure: Some(Interval { point: 0.012, low: 0.01, high: 0.02 }),
+            holds: Some(Holds::Yes),
+            command: "ispin-lab vm --seed 1".into(),
+        };
+        let claim = claims::read(text, &["e"]).unwrap().remove(0);
+        Material {
+            extent: Extent::Quick,
+            outcomes: vec![Outcome { claim, verdict: Verdict::Reproduced, cells: vec![judged] }],
+            found: vec![("e", found)],
+            figures: vec![Figure {
+                name: "f".into(),
+                caption: "a picture".into(),
+                svg: "<svg id='one'/>".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_reader_sees_what_holds_and_how_to_do_it_again() {
+        let found = Found {
+            samples: vec![],
+            title: "t".into(),
+            planned: 10,
+            missing: Some("no root".into()),
+            holds: vec![],
+            command: "ispin-lab matrix".into(),
+        };
+        let material = material(&found);
+        let text = markdown(&material);
+        for words in [
+            "| far fewer \\| PSP | 5.3 | psp at most 0.5 times | vcpus 4: 0.0120 | **reproduced** |",
+            "| vcpus 4 | 5, 6 | 0.0120 [0.0100, 0.0200] | holds | `ispin-lab vm --seed 1` |",
+            "| e: t | 0 | 10 | `ispin-lab matrix` | no root |",
+            "![a picture](f.svg)",
+        ] {
+            assert!(text.contains(words), "no {words} in {text}");
+        }
+        let page = page(&text, &material.figures);
+        assert!(page.contains("<svg id='one'/>") && !page.contains("<img"), "{page}");
+        assert!(page.contains("<td class=\"reproduced\"><strong>reproduced</strong></td>"), "{page}");
+        assert!(!page.contains("http"), "a page that needs no other: {page}");
+    }
+}

@@ -1,0 +1,143 @@
+//! Runs of all worlds in one form: what varies, and figures by name.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use crate::threads::result::RunResult;
+use crate::vm::xen::cells::Row;
+use crate::vm::xen::matrix::is_time;
+
+/// The figures that claims and charts can ask for. Units where they have some: seconds, cycles, percent.
+pub const METRICS: [(&str, &str); 19] = [
+    ("psp", "problematic preemptions (LHP + LWP) of a run"),
+    ("psp_per_s", "the same per second"),
+    ("psp_per_quantum", "the same per quantum granted"),
+    ("psp_per_million", "the same per million locks acquired"),
+    ("acquires_per_s", "locks acquired per second"),
+    ("performance", "the load's result, more is better: what it does per second, or 1 / its time"),
+    ("neighbour", "the same of the guest beside it that runs another load"),
+    ("ns_per_op", "nanoseconds from one acquisition of the lock to the next, by whatever thread"),
+    ("spin_pct", "time spent waiting with a ticket, percent of all time of the vCPUs (Table 1)"),
+    ("spin_cycles", "the same in cycles"),
+    ("total_cycles", "all cycles of the vCPUs"),
+    ("next_quantum_pct", "refused vCPUs that took their ticket in the next quantum, percent"),
+    ("capable_pct", "refused vCPUs that were capable when they took it, percent"),
+    ("lql_mean", "mean lock queue length that a take met"),
+    ("time_spread", "standard deviation of the threads' times over their mean"),
+    ("fairness", "fewest operations of a thread over most"),
+    ("instructions", "instructions of an uncontended lock and unlock"),
+    ("log2_hold", "log2 of the mean time for which a lock is held, cycles"),
+    ("within_csd_pct", "holds that the paper's csd of 2^14 cycles covers, percent"),
+];
+
+/// One run, all its guests together.
+#[derive(Clone, Debug, Default)]
+pub struct Sample {
+    /// What varies in the experiment: the lock, the number of vCPUs, ...
+    pub keys: BTreeMap<String, String>,
+    /// Which repeat it is.
+    pub repeat: u64,
+    /// Figures of [`METRICS`]; what is not known is not there.
+    pub metrics: BTreeMap<&'static str, f64>,
+    /// What does this run again.
+    pub command: String,
+}
+
+impl Sample {
+    fn set(&mut self, name: &'static str, value: f64) {
+        debug_assert!(METRICS.iter().any(|(known, _)| *known == name), "{name}");
+        if value.is_finite() {
+            self.metrics.insert(name, value);
+        }
+    }
+
+    /// Whether it has these values.
+    pub fn is(&self, keys: &BTreeMap<String, String>) -> bool {
+        keys.iter().all(|(name, value)| self.keys.get(name) == Some(value))
+    }
+
+    /// A figure by name of something that is not a run of locks.
+    pub fn plain(
+        keys: &[(&str, &str)],
+        repeat: u64,
+        metric: &'static str,
+        value: f64,
+        command: String,
+    ) -> Self {
+        let keys = keys.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut sample = Self { keys, repeat, command, ..Self::default() };
+        sample.set(metric, value);
+        sample
+    }
+
+    /// A run of the threads world.
+    pub fn of_threads(row: &RunResult) -> Self {
+        let keys = [("lock", row.lock.clone()), ("vcpus", row.vcpus.to_string())];
+        let mut command = format!(
+            "ispin-lab threads --lock {} --vcpus {} --pcpus {} --slice-ms {} --csd {}ns --seconds {:.1} --hold {} --gap {} --seed {}",
+            row.lock, row.vcpus, row.pcpus, row.slice_ms, row.csd, row.seconds, row.hold, row.gap, row.seed
+        );
+        if row.vms != 1 {
+            command += &format!(" --vms {}", row.vms);
+        }
+        let mut sample = Self {
+            keys: keys.map(|(name, value)| (name.to_owned(), value)).into(),
+            repeat: u64::from(row.repeat),
+            command,
+            ..Self::default()
+        };
+        sample.set("psp", row.psp as f64);
+        sample.set("psp_per_s", row.psp_per_s);
+        sample.set("psp_per_quantum", row.psp_per_quantum);
+        sample.set("psp_per_million", row.psp_per_million);
+        sample.set("acquires_per_s", row.acquisitions_per_s);
+        sample.set("performance", row.acquisitions_per_s);
+        sample.set("ns_per_op", 1e9 / row.acquisitions_per_s);
+        sample.set("spin_pct", row.spin_pct);
+        sample.set("lql_mean", row.lql_mean);
+        sample.set("time_spread", row.thread_time_sd / row.thread_time_mean);
+        sample.set("fairness", row.fairness);
+        sample
+    }
+
+    /// The guests of one run under Xen. Guests with another unit than the first one's run another load: they are its
+    /// neighbours, and count for `neighbour` alone.
+    pub fn of_guests(varied: &[(String, String)], guests: &[&Row]) -> Result<Self> {
+        let first = guests.first().context("a run without guests")?;
+        let unit = first.text("unit").context("a result without its unit")?;
+        let ours: Vec<&Row> = guests.iter().copied().filter(|row| row.text("unit") == Some(unit)).collect();
+        let beside: Vec<&Row> = guests.iter().copied().filter(|row| row.text("unit") != Some(unit)).collect();
+        let sum = |name: &str| {
+            ours.iter().filter_map(|row| row.number(name)).reduce(|a, b| a + b).unwrap_or(f64::NAN)
+        };
+        let performance = |rows: &[&Row]| {
+            let value = |row: &&Row| {
+                let value = row.number("value").or(row.number("operations_per_s"))?;
+                Some(if row.text("unit").is_some_and(is_time) { 1.0 / value } else { value })
+            };
+            rows.iter().filter_map(value).sum::<f64>() / rows.len() as f64
+        };
+        let mut sample = Self {
+            keys: varied.iter().cloned().collect(),
+            repeat: first.number("seed").unwrap_or(0.0) as u64,
+            command: first.text("command").unwrap_or_default().to_owned(),
+            ..Self::default()
+        };
+        let psp = sum("lhp") + sum("lwp");
+        sample.set("psp", psp);
+        sample.set("psp_per_s", sum("psp_per_s"));
+        sample.set("psp_per_quantum", psp / sum("slices"));
+        sample.set("psp_per_million", psp * 1e6 / sum("acquires"));
+        sample.set("acquires_per_s", sum("acquires_per_s"));
+        sample.set("performance", performance(&ours));
+        sample.set("neighbour", performance(&beside));
+        sample.set("spin_pct", 100.0 * sum("spin_cycles") / sum("total_cycles"));
+        sample.set("spin_cycles", sum("spin_cycles"));
+        sample.set("total_cycles", sum("total_cycles"));
+        sample.set("next_quantum_pct", 100.0 * sum("deferred_next") / sum("deferred_takes"));
+        sample.set("capable_pct", 100.0 * sum("deferred_capable") / sum("deferred_takes"));
+        sample.set("lql_mean", sum("lql_sum") / sum("takes"));
+        Ok(sample)
+    }
+}
