@@ -365,6 +365,24 @@ class Comparison(Files):
         self.assertEqual(code, 0, said)
         self.assertIn("The agent counted what", said)
 
+    def test_the_order_of_tickets(self):
+        def turns(tickets):
+            """Two CPUs take turns in one lock."""
+            events = {0: [], 1: []}
+            for i, ticket in enumerate(tickets):
+                events[i % 2] += episode(100 * i, LOCK, ticket=ticket)
+            return events
+        self.given(turns([65534, 65535, 0, 1, 2]))
+        code, said = self.run_truth("--fifo")
+        self.assertEqual(code, 0, said)
+        self.assertIn("was acquired 5 times, 0 of them", said)
+        self.given(turns([7, 9, 8, 10]))
+        code, said = self.run_truth()
+        self.assertEqual(code, 0, said)
+        code, said = self.run_truth("--fifo")
+        self.assertEqual(code, 1, said)
+        self.assertIn("3 acquires", said)
+
     def test_a_single_count(self):
         def change(told):
             told["vms"][0]["vcpus"][1]["counters"]["lhp"] += 1

@@ -71,6 +71,27 @@ def apply_rule(trace, csd):
     return cpus, trace.losses() + reader.losses(), strangers
 
 
+TICKETS = 1 << 16
+
+
+def order(trace):
+    """Of the lock with most acquires: its address, its acquires, and those that came out of the tickets' order.
+
+    The clocks of the CPUs must agree: in a run that counts instructions they do. A lock that is set up anew begins with
+    ticket 0 again, so the busiest one must be a lock that stays."""
+    reader = Reader(trace, FIELDS)
+    events = [Event._make(fields) for number in trace.pages for kind, fields in reader.events(number) if kind == "ispin_acquire"]
+    counts = {}
+    for event in events:
+        counts[event.lock] = counts.get(event.lock, 0) + 1
+    if not counts:
+        return 0, 0, 0
+    lock = max(counts, key=counts.get)
+    tickets = [event.ticket for event in sorted((e for e in events if e.lock == lock), key=lambda e: e.tsc)]
+    wrong = sum((after - before) % TICKETS != 1 for before, after in zip(tickets, tickets[1:]))
+    return lock, len(tickets), wrong
+
+
 class Table:
     """Lines of what was compared."""
 
@@ -155,11 +176,17 @@ def main(arguments):
     parser.add_argument("--top", type=int, default=20, metavar="N", help="compare the N busiest locks and callers (20)")
     parser.add_argument("--at-least", type=int, default=1, metavar="N",
                         help="fail if the trace has fewer than N acquires: a comparison of nothing shows nothing (1)")
+    parser.add_argument("--fifo", action="store_true",
+                        help="fail if the busiest lock was acquired in another order than that of its tickets")
     options = parser.parse_args(arguments)
     try:
         snapshot = last_snapshot(options.agent)
         cpus, lost, strangers = apply_rule(Trace(options.trace), snapshot["source"]["csd"])
         faults = compare(options, snapshot, cpus, lost)
+        lock, acquires, wrong = order(Trace(options.trace))
+        print(f"The busiest lock, {lock:#x}, was acquired {acquires} times, {wrong} of them out of the tickets' order.")
+        if options.fifo and wrong:
+            faults.append(f"{wrong} acquires of {lock:#x} out of the tickets' order")
     except (Unusable, TraceError) as error:
         print(f"truth: {error}", file=sys.stderr)
         return 2

@@ -8,9 +8,10 @@ mod guest;
 use guest::{fails, find, machine, succeeds, vm};
 
 /// Runs the script that counts from the kernel's own trace, and returns what it printed.
-fn truth(trace: &Path, snapshots: &Path) -> String {
+fn truth(trace: &Path, snapshots: &Path, more: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("guest-patch").join("truth/truth.py");
-    let output = Command::new("python3").arg(script).arg(trace).arg(snapshots).output().expect("python3");
+    let mut command = Command::new("python3");
+    let output = command.arg(script).arg(trace).arg(snapshots).args(more).output().expect("python3");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     said
@@ -35,10 +36,45 @@ fn the_agent_counts_what_the_kernels_own_trace_holds() {
         let mut command = vm(&kernel, &arguments);
         command.args(["--deterministic", "--trace"]).arg(&trace).arg("--json").arg(&snapshots);
         succeeds(&mut command);
-        let table = truth(&trace, &snapshots);
+        let table = truth(&trace, &snapshots, &[]);
         for (name, at_least) in [("takes", 20_000), ("deferrals", 100), ("lwp", 1)] {
             assert!(counted(&table, name) >= at_least, "{lock}, {workload}: too few {name}: {table}");
         }
+    }
+}
+
+/// What every lock of the guest's kernel promises: one holder at a time (the load checks), progress for each thread, and for
+/// some the order of the tickets and equal shares.
+#[test]
+fn every_lock_excludes_goes_on_and_keeps_its_order() {
+    let Some((_one, kernel)) = machine() else { return };
+    let dir = tempfile::tempdir().expect("tempdir");
+    for (lock, fifo) in [
+        ("ticket", true),
+        ("hvm", true),
+        ("pv", true),
+        ("ispin+", true),
+        ("pvticket", true),
+        ("oticket", true),
+        ("pts", false),
+        ("unfair", false),
+    ] {
+        let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
+        let mut command = vm(&kernel, &["--lock", lock, "--workload", "micro", "--seconds", "0.4"]);
+        command
+            .args(["--soft-slice-ms", "2", "--deterministic", "--trace"])
+            .arg(&trace)
+            .arg("--json")
+            .arg(&snapshots);
+        // Short pauses between two accesses: there is nearly always a queue.
+        let said = succeeds(command.args(["--", "--hold", "300", "--gap", "100"]));
+        let shares = said.lines().find(|line| line.trim_start().starts_with("a thread")).expect("its shares");
+        let shares: Vec<f64> = shares.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let [least, most] = shares[..] else { panic!("{said}") };
+        assert!(least >= 100.0, "{lock}: a thread did not go on: {said}");
+        assert!(!fifo || least / most > 0.8, "{lock} is not fair: {said}");
+        let table = truth(&trace, &snapshots, if fifo { &["--fifo"] } else { &[] });
+        assert!(counted(&table, "contended") >= 1000, "{lock}: nobody waits: {table}");
     }
 }
 

@@ -18,6 +18,9 @@ pub fn table(options: &VmOptions, observed: &Observed) -> String {
     for (name, result) in &observed.results {
         let of = if observed.results.len() > 1 { format!(" of {name}") } else { String::new() };
         row(&format!("result{of}"), achieved(result));
+        if let Some((least, most)) = least_and_most(result) {
+            row(&format!("a thread{of}"), format!("{least} to {most} operations"));
+        }
     }
     row("lock", format!("{}, {} vCPUs", options.lock, options.vcpus));
     if options.hypervisor == Hypervisor::Xen {
@@ -53,6 +56,13 @@ fn achieved(result: &LoadResult) -> String {
         Some(value) => format!("{} {} ({operations})", figure(value), result.unit),
         None => format!("{} operations/s ({operations})", figure(result.per_second)),
     }
+}
+
+/// Operations of the thread that did least, and of the one that did most, if the load tells them.
+fn least_and_most(result: &LoadResult) -> Option<(u64, u64)> {
+    let spread = result.other.get("per_thread")?.get("operations_spread")?;
+    let of = |name: &str| Some(spread.get(name)?.as_f64()? as u64);
+    Some((of("min")?, of("max")?))
 }
 
 fn figure(value: f64) -> String {
