@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /* mode=contend: threads access one memory area under one lock */
 
+#include <linux/ktime.h>
 #include <linux/sched.h>
+#include <linux/time64.h>
+
+#include <asm/msr.h>
+#include <asm/tsc.h>
 
 #include "micro.h"
 
@@ -47,6 +52,39 @@ static void release(struct worker *w, spinlock_t *lock, unsigned long flags)
 }
 
 /*
+ * Keeps the lock until the hypervisor takes the CPU away and gives it back, which
+ * shows as a millisecond in which nothing was executed; for a second at most.
+ */
+static void lose_cpu(struct area *area)
+{
+	u64 ms = tsc_khz, begin = rdtsc(), last = begin, now;
+	struct stall *stall = &area->stalls[area->nr_stalls++];
+
+	stall->begin = begin;
+	stall->accesses = area->counter;
+	do {
+		now = rdtsc();
+		if (now - last > ms) {
+			stall->back = now;
+			break;
+		}
+		last = now;
+	} while (now - begin < 1000 * ms);
+}
+
+static void stall_if_due(struct run *run, struct area *area)
+{
+	u64 now = ktime_get_ns(), every = (u64)run->p.stall * NSEC_PER_MSEC;
+
+	if (!area->next_stall)
+		area->next_stall = now + every;
+	if (now < area->next_stall || area->nr_stalls == MAX_STALLS)
+		return;
+	lose_cpu(area);
+	area->next_stall = ktime_get_ns() + every;
+}
+
+/*
  * One access. The accesses to the area are volatile: whatever the lock does or
  * fails to do, what was read before the pause is written back after it.
  */
@@ -79,6 +117,8 @@ static void access_area(struct worker *w)
 	} else {
 		pause(run->p.hold);
 	}
+	if (run->p.stall)
+		stall_if_due(run, area);
 	for (i = 0; i < run->p.words; i++)
 		WRITE_ONCE(area->word[i], seen + 1);
 	WRITE_ONCE(area->counter, seen + 1);
@@ -148,6 +188,13 @@ void print_contend(struct seq_file *m, struct run *run)
 
 		seq_printf(m, "%s{\"cpu\":%u,\"accesses\":%llu,\"ns\":%llu}",
 			   i ? "," : "", w->cpu, w->accesses, w->ns);
+	}
+	seq_puts(m, "],\"stalls\":[");
+	for (i = 0; i < run->areas[0].nr_stalls; i++) {
+		struct stall *stall = &run->areas[0].stalls[i];
+
+		seq_printf(m, "%s{\"begin\":%llu,\"back\":%llu,\"accesses\":%llu}",
+			   i ? "," : "", stall->begin, stall->back, stall->accesses);
 	}
 	seq_puts(m, "]");
 }

@@ -10,7 +10,8 @@
  * until the time is over. This is the micro-benchmark of the I-Spinlock paper
  * (EuroSys 2017, section 5.1). Every access reads a counter and an array,
  * holds the lock for a while and then writes them back, so two threads that
- * are inside at the same time do not go unnoticed.
+ * are inside at the same time do not go unnoticed. With "stall" a holder now and
+ * then keeps the lock until the hypervisor has taken its CPU.
  *
  * mode=pairs: one thread takes and releases a lock that nobody else wants and
  * counts TSC cycles, with interrupts on. Where each instruction takes the

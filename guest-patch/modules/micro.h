@@ -34,12 +34,22 @@ struct params {
 	unsigned long op;
 	unsigned long shared;	/* one lock for all threads */
 	unsigned long nested;	/* a second lock, common to all threads, inside the first */
+	unsigned long stall;	/* from one stall to the next, ms; 0: none */
 	unsigned long pairs;	/* mode=pairs: how many */
 	unsigned long cpu;	/* mode=pairs: where */
 };
 
 extern const char * const mode_names[NR_MODES];
 extern const char * const op_names[NR_OPS];
+
+#define MAX_STALLS	64
+
+/* A holder that kept its lock until the hypervisor took its CPU. Cycles of the TSC. */
+struct stall {
+	u64 begin;		/* from here on it only waited for that */
+	u64 back;		/* it ran again; 0: it never lost its CPU */
+	u64 accesses;		/* of all threads, before */
+};
 
 /* What the lock protects. */
 struct area {
@@ -49,6 +59,9 @@ struct area {
 	u64 torn;		/* accesses that found an array half-changed */
 	struct worker *inside;
 	u64 *word;
+	u64 next_stall;		/* ktime, ns */
+	unsigned int nr_stalls;
+	struct stall stalls[MAX_STALLS];
 } ____cacheline_aligned_in_smp;
 
 struct worker {

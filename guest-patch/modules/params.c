@@ -46,6 +46,7 @@ static const struct param params_known[] = {
 	CHOICE(op, NR_OPS),
 	NUMBER(shared, 0, 1),
 	NUMBER(nested, 0, 1),
+	NUMBER(stall, 0, MAX_MS),
 	NUMBER(pairs, 1, MAX_PAIRS),
 	NUMBER(cpu, 0, INT_MAX),
 };

@@ -18,6 +18,7 @@ use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
 use ispin_lab::validate::{self, ValidateOptions};
+use ispin_lab::vm::xen::inject::Injection;
 use ispin_lab::vm::xen::{self, matrix::Share};
 use ispin_lab::vm::{self, VmOptions};
 use ispin_lab::workload::nanoseconds;
@@ -89,6 +90,33 @@ enum Cmd {
         json: Option<PathBuf>,
         #[command(flatten)]
         options: RunOptions,
+    },
+    /// The same in two guests of Xen that share a pCPU
+    InjectXen {
+        /// Spinlocks of the guests' kernel, one after the other
+        #[arg(long, value_delimiter = ',', default_value = "ticket,hvm,pv,ispin+")]
+        lock: Vec<String>,
+        /// Quanta from one injection to the next: how long a lock has to heal
+        #[arg(long, value_name = "QUANTA", default_value_t = 30)]
+        every: u32,
+        /// vCPUs of each guest
+        #[arg(long, value_name = "N", default_value_t = 4)]
+        vcpus: u32,
+        /// What Xen publishes: firm or slice
+        #[arg(long, default_value = "firm")]
+        policy: String,
+        /// Length of a run in seconds of the guests
+        #[arg(long, default_value_t = 6.0)]
+        seconds: f64,
+        /// Critical section duration estimate in cycles
+        #[arg(long, default_value_t = 1 << 18)]
+        csd: u64,
+        /// Seed of the first run
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Write each injection as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
     /// Throughput with an agent attached over without, in pairs; the publisher's cost per switch
     Overhead {
@@ -211,15 +239,18 @@ fn run(cli: Cli) -> Result<()> {
             let mut results = vec![];
             for name in lock {
                 let (run, healings) = hypervisor.run_injected(&name, &options, every)?;
-                results.push(InjectionResult { lock: name, vcpus: options.vcpus, healings, run });
+                results.push(InjectionResult { lock: name, vcpus: options.vcpus, healings, run: Some(run) });
             }
             drop(hypervisor);
-            if let Some(path) = json {
-                let text = serde_json::to_string_pretty(&results)? + "\n";
-                std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-            }
-            println!("{}", injector::table(&results));
-            Ok(())
+            tell_healings(&results, json.as_deref())
+        }
+        Cmd::InjectXen { lock, every, vcpus, policy, seconds, csd, seed, json } => {
+            let injection = Injection { vcpus, policy: &policy, seconds, every, seed, csd };
+            let run = |lock: &String| {
+                eprintln!("{lock}");
+                injection.run(lock).with_context(|| format!("--lock {lock}"))
+            };
+            tell_healings(&lock.iter().map(run).collect::<Result<Vec<_>>>()?, json.as_deref())
         }
         Cmd::Noise { pcpus, seconds, slice_ms, csd, json } => {
             let interrupted = interrupted_by_signals()?;
@@ -242,6 +273,15 @@ fn run(cli: Cli) -> Result<()> {
             report(&results, json.as_deref(), quiet)
         }
     }
+}
+
+fn tell_healings(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
+    if let Some(path) = json {
+        let text = serde_json::to_string_pretty(results)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    println!("{}", injector::table(results));
+    Ok(())
 }
 
 fn report(results: &[RunResult], json: Option<&std::path::Path>, quiet: bool) -> Result<()> {

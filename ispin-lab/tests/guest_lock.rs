@@ -67,7 +67,8 @@ fn every_lock_excludes_goes_on_and_keeps_its_order() {
             .arg("--json")
             .arg(&snapshots);
         // Short pauses between two accesses: there is nearly always a queue.
-        let said = succeeds(command.args(["--", "--hold", "300", "--gap", "100"]));
+        let output = succeeds(command.args(["--", "--hold", "300", "--gap", "100"]));
+        let said = String::from_utf8_lossy(&output.stdout);
         let shares = said.lines().find(|line| line.trim_start().starts_with("a thread")).expect("its shares");
         let shares: Vec<f64> = shares.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let [least, most] = shares[..] else { panic!("{said}") };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{ArgMatches, Args, FromArgMatches, ValueEnum};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Workload;
 use super::kit::micro_module::{self, MODULE};
@@ -38,6 +38,10 @@ struct Options {
     /// Take a second lock inside the first one
     #[arg(long)]
     nested: bool,
+    /// Every so many milliseconds a holder keeps its lock until the hypervisor takes its CPU: at the end of its quantum,
+    /// which no lock foresaw; 0 = never
+    #[arg(long, value_name = "MS", default_value_t = 0, conflicts_with = "private")]
+    stall_ms: u32,
     /// A lock and an area of its own for each thread: nothing is contended
     #[arg(long)]
     private: bool,
@@ -79,6 +83,18 @@ struct Found {
     stuck: u32,
     failed: u64,
     thread: Vec<Thread>,
+    stalls: Vec<Stall>,
+}
+
+/// A holder that kept its lock until it lost its CPU; cycles of the TSC.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Stall {
+    /// From here on it only waited for that.
+    pub begin: u64,
+    /// It ran again; 0 = it never lost its CPU.
+    pub back: u64,
+    /// Accesses of all threads before.
+    pub accesses: u64,
 }
 
 #[derive(Deserialize)]
@@ -90,9 +106,9 @@ struct Thread {
 fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
     WORKLOAD.check_needs(setup)?;
     let options = Options::from_arg_matches(matches)?;
-    let Options { hold, gap, words, op, nested, private } = options;
+    let Options { hold, gap, words, op, nested, private, stall_ms } = options;
     let parameters = format!(
-        "mode=contend threads={} ms={} accesses={} hold={hold} gap={gap} words={words} op={} nested={} shared={}",
+        "mode=contend threads={} ms={} accesses={} hold={hold} gap={gap} words={words} op={} nested={} shared={} stall={stall_ms}",
         setup.threads,
         setup.time.as_millis().max(1),
         setup.operations.unwrap_or(0),
@@ -124,5 +140,6 @@ fn run(setup: &Setup, matches: &ArgMatches) -> Result<Report> {
         .with("words", words)
         .with("op", op.name())
         .with("nested", nested)
+        .with("stalls", serde_json::to_value(&found.stalls)?)
         .with("shared", !private))
 }

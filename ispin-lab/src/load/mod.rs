@@ -11,7 +11,7 @@ mod fault;
 mod futex;
 mod kernbench;
 pub mod kit;
-mod micro;
+pub mod micro;
 mod pairs;
 mod pbzip2;
 mod pipe;

@@ -175,7 +175,7 @@ impl Injector {
 }
 
 /// The first quantum from `back` on that begins [`QUIET_QUANTA`] of them without any of `times`, if they are all within `watched`.
-fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64) -> Option<u64> {
+pub fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64) -> Option<u64> {
     let noisy: BTreeSet<u64> = times.iter().filter_map(|&at| Some(at.checked_sub(back)? / quantum)).collect();
     (0..watched.saturating_sub(QUIET_QUANTA - 1))
         .find(|&from| noisy.range(from..from + QUIET_QUANTA).next().is_none())
@@ -190,8 +190,8 @@ pub struct InjectionResult {
     pub vcpus: u32,
     /// Each injection.
     pub healings: Vec<Healing>,
-    /// The run that they were made in.
-    pub run: RunResult,
+    /// The run that they were made in, of the threads world.
+    pub run: Option<RunResult>,
 }
 
 /// One line for each lock.

@@ -13,6 +13,7 @@
 //! | [`xentrace`] | Xen's own trace of its scheduler |
 //! | `truth` | what the agents saw, against that trace |
 //! | `run` | a run, put together; several of them |
+//! | [`inject`] | preempting a holder on purpose, and what comes of it |
 //! | [`experiment`], [`cells`], [`matrix`], [`plot`] | experiments as data, the CSV that they accumulate in, their runs, and a picture of them |
 
 pub mod cells;
@@ -22,6 +23,7 @@ pub mod dom0_image;
 pub mod dom0_init;
 pub mod experiment;
 pub mod hypervisor;
+pub mod inject;
 pub mod matrix;
 pub mod options;
 pub mod plot;

@@ -1,0 +1,138 @@
+//! The convoy injector under Xen: a holder keeps its lock until Xen takes its pCPU at the end of its quantum, which nobody
+//! foresaw; how long does the lock need until no quantum ends in a problematic preemption any more?
+//!
+//! The load `micro` does it (`--stall-ms`) and says when; the agents' incidents tell what came of it.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use ispin_agent::model::Snapshot;
+
+use super::experiment::parse;
+use super::run;
+use crate::load::micro::Stall;
+use crate::threads::injector::{Healing, InjectionResult, healed_after};
+use crate::vm::report::LoadResult;
+
+/// Length of a quantum, ms: credit's.
+const SLICE_MS: u64 = 30;
+/// Cycles of the guests' TSC in a millisecond while instructions are counted.
+const CYCLES_PER_MS: u64 = 1_000_000;
+
+/// What is run.
+pub struct Injection<'a> {
+    /// vCPUs of each of the two guests.
+    pub vcpus: u32,
+    /// `firm` or `slice`.
+    pub policy: &'a str,
+    /// Length of a run, seconds of the guests.
+    pub seconds: f64,
+    /// Quanta from one injection to the next.
+    pub every: u32,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Critical section duration estimate, cycles.
+    pub csd: u64,
+}
+
+impl Injection<'_> {
+    fn arguments(&self, lock: &str, json: &Path) -> Vec<String> {
+        let words = format!(
+            "--hypervisor xen --guests 2 --pcpus 1 --type pv --scheduler credit --policy {} --vcpus {} --lock {lock} \
+             --workload micro --csd {} --seconds {} --deterministic --interval 100ms --seed {} --json",
+            self.policy, self.vcpus, self.csd, self.seconds, self.seed
+        );
+        let stall = (u64::from(self.every) * SLICE_MS).to_string();
+        let mut arguments: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        arguments.extend([json.display().to_string(), "--".into(), "--stall-ms".into(), stall]);
+        arguments
+    }
+
+    /// Injects while `lock` runs.
+    pub fn run(&self, lock: &str) -> Result<InjectionResult> {
+        let folder = tempfile::tempdir().context("a folder for snapshots")?;
+        let json = folder.path().join("run.jsonl");
+        let observed =
+            run::observe(&parse(&self.arguments(lock, &json))?)?.context("the run was ended early")?;
+        let incidents = incidents(&json)?;
+        let mut healings = vec![];
+        for (guest, load) in &observed.results {
+            let times: Vec<u64> = incidents.iter().filter(|(vm, _)| vm == guest).map(|(_, to)| *to).collect();
+            healings.extend(of_guest(load, &times)?);
+        }
+        ensure!(!healings.is_empty(), "no holder lost its pCPU: give it more --seconds");
+        Ok(InjectionResult { lock: lock.to_owned(), vcpus: self.vcpus, healings, run: None })
+    }
+}
+
+/// The guest of each incident, and when it ended.
+fn incidents(json: &Path) -> Result<Vec<(String, u64)>> {
+    let reading = || format!("reading {}", json.display());
+    let mut found = vec![];
+    for line in BufReader::new(File::open(json).with_context(reading)?).lines() {
+        let snapshot: Snapshot = serde_json::from_str(&line.with_context(reading)?).with_context(reading)?;
+        if snapshot.losses.incidents_dropped > 0 {
+            bail!(
+                "the agents lost {} incidents: when a lock had healed is not known",
+                snapshot.losses.incidents_dropped
+            );
+        }
+        found.extend(snapshot.incidents.into_iter().map(|incident| (incident.vm, incident.to)));
+    }
+    Ok(found)
+}
+
+fn of_guest(load: &LoadResult, times: &[u64]) -> Result<Vec<Healing>> {
+    let stalls = load.other.get("stalls").cloned().context("the load told no stalls")?;
+    let stalls: Vec<Stall> = serde_json::from_value(stalls).context("the load's stalls")?;
+    let quantum = SLICE_MS * CYCLES_PER_MS;
+    // The last one was not observed to its end.
+    let pairs = stalls.windows(2).filter(|pair| pair[0].back > 0);
+    let healing = |pair: &[Stall]| {
+        let (this, next) = (pair[0], pair[1]);
+        let watched = next.begin.saturating_sub(this.back) / quantum;
+        let ours: Vec<u64> =
+            times.iter().copied().filter(|&to| to >= this.begin && to < next.begin).collect();
+        Healing {
+            // The holder's own release, right after its return, is the preemption that was injected.
+            quanta: healed_after(&ours, this.back, quantum, watched),
+            psp: ours.len() as u64,
+            acquisitions_per_quantum: (next.accesses - this.accesses) as f64 / (watched + 1) as f64,
+        }
+    };
+    Ok(pairs.map(healing).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn healing_is_counted_from_the_return_of_the_holder() {
+        let quantum = SLICE_MS * CYCLES_PER_MS;
+        let stall = |begin: u64, back: u64, accesses| serde_json::json!({"begin": begin * quantum, "back": back * quantum, "accesses": accesses});
+        let stalls = serde_json::json!([stall(10, 12, 100), stall(40, 42, 2900), stall(70, 71, 3000)]);
+        let mut other = serde_json::Map::new();
+        other.insert("stalls".into(), stalls);
+        let load = LoadResult {
+            workload: "micro".into(),
+            threads: 2,
+            seconds: 1.0,
+            operations: 1,
+            value: None,
+            unit: String::new(),
+            per_second: 1.0,
+            other,
+        };
+        let at = |quarters: u64| quarters * quantum / 4;
+        // The injected one, and one in each quantum for a while after the second.
+        let mut times = vec![at(49), at(169)];
+        times.extend((43..69).map(|q| q * quantum + 5));
+        let healings = of_guest(&load, &times).unwrap();
+        assert_eq!((healings[0].quanta, healings[0].psp), (Some(1), 1));
+        assert_eq!(healings[0].acquisitions_per_quantum, 2800.0 / 29.0);
+        assert_eq!((healings[1].quanta, healings[1].psp), (None, 27));
+    }
+}
