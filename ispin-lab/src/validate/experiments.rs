@@ -242,6 +242,7 @@ impl Experiment {
                 let command = format!("ispin-lab instructions --only '{name}'");
                 found.samples.push(Sample::plain(&[("lock", &name)], 1, "instructions", spin, command));
             }
+            found.planned = found.planned.max(found.samples.len());
         }
         Ok(())
     }
