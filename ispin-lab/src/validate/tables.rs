@@ -46,6 +46,12 @@ pub fn of(name: &str, found: &Found) -> String {
             cells.push(&sample.keys);
         }
     }
+    // Everything but the lock first, numbers by size; the locks keep the order of the file.
+    let order = |cell: &BTreeMap<String, String>| -> Vec<(u64, String)> {
+        let others = cell.iter().filter(|(name, _)| *name != "lock");
+        others.map(|(_, value)| (value.parse().unwrap_or(u64::MAX), value.clone())).collect()
+    };
+    cells.sort_by_cached_key(|cell| order(cell));
     for cell in cells {
         let runs: Vec<&Sample> = found.samples.iter().filter(|sample| sample.keys == *cell).collect();
         out.push('|');
