@@ -174,7 +174,7 @@ impl Injector {
     }
 }
 
-/// The first quantum from `back` on that begins [`QUIET_QUANTA`] of them without any of `times`, if they are all within `watched`.
+/// The first quantum from `back` on that begins three of them without any of `times`, if they are all within `watched`.
 pub fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64) -> Option<u64> {
     let noisy: BTreeSet<u64> = times.iter().filter_map(|&at| Some(at.checked_sub(back)? / quantum)).collect();
     (0..watched.saturating_sub(QUIET_QUANTA - 1))
