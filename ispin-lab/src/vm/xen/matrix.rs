@@ -142,7 +142,7 @@ impl Beside {
 
 /// Whether a load's unit is a time: seconds a round, cycles of a lock.
 pub fn is_time(unit: &str) -> bool {
-    unit.starts_with("s ") || unit == "cycles"
+    unit == "s" || unit.starts_with("s ") || unit == "cycles"
 }
 
 /// Medians over the repeats of each combination, as a Markdown table. Guests of a run are added up, `value` is the mean
@@ -201,6 +201,14 @@ pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
 mod tests {
     use super::super::cells::tests::{cell, observed};
     use super::*;
+
+    #[test]
+    fn of_a_time_less_is_better() {
+        for load in crate::load::WORKLOADS {
+            let time = ["kernbench", "pbzip2", "pairs"].contains(&load.name);
+            assert_eq!(is_time(load.unit), time, "{} in {}", load.name, load.unit);
+        }
+    }
 
     #[test]
     fn shares() {
