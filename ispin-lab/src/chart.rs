@@ -12,6 +12,9 @@ const TITLE_HEIGHT: u32 = 40;
 /// What stands for zero on a logarithmic axis.
 const FLOOR: f64 = 0.1;
 
+/// Room for the legend, as a share of what is drawn.
+const LEGEND_SHARE: f64 = 0.45;
+
 /// Told apart without colours, too, by their order in the legend.
 const COLORS: [RGBColor; 10] = [
     RGBColor(200, 60, 50),
@@ -78,15 +81,24 @@ impl Panel {
 
     /// What the vertical axis shows of `y`.
     fn place(&self, y: f64) -> f64 {
-        if self.logarithmic { y.max(FLOOR) } else { y }
+        if self.logarithmic { y.max(self.floor()) } else { y }
     }
 
-    /// From the least to the greatest place on the horizontal axis, and the most on the vertical one.
+    /// Where a logarithmic axis begins: at the decade below the least value, or at [`FLOOR`] if there is a zero.
+    fn floor(&self) -> f64 {
+        let values = self.lines.iter().flat_map(|line| &line.points).map(|(_, spread)| spread.least);
+        let least = values.fold(f64::INFINITY, f64::min);
+        if least.is_finite() && least > FLOOR { 10f64.powf(least.log10().floor()) } else { FLOOR }
+    }
+
+    /// From the least to the greatest place on the horizontal axis, with room for the legend on the right, and the most on
+    /// the vertical one.
     fn extent(&self) -> (std::ops::Range<f64>, f64) {
         let points = || self.lines.iter().flat_map(|line| &line.points);
         let x = |join: fn(f64, f64) -> f64| points().map(|(x, _)| *x).reduce(join).unwrap_or(1.0);
         let most = points().map(|(_, spread)| spread.most).reduce(f64::max).unwrap_or(1.0);
-        (x(f64::min) - 0.5..x(f64::max) + 0.5, most)
+        let (first, last) = (x(f64::min), x(f64::max));
+        (first - 0.5..last + 0.5 + LEGEND_SHARE * (last - first + 1.0), most)
     }
 }
 
@@ -126,7 +138,9 @@ macro_rules! fill_in {
             .configure_mesh()
             .x_desc(&panel.x)
             .y_desc(&panel.y)
-            .x_labels(6)
+            .x_labels(8)
+            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
+            .y_label_formatter(&axis_label)
             .light_line_style(WHITE)
             .draw()?;
         for (i, line) in panel.lines.iter().enumerate() {
@@ -138,6 +152,7 @@ macro_rules! fill_in {
         }
         if panel.legend {
             let mut labels = chart.configure_series_labels();
+            labels.position(SeriesLabelPosition::UpperRight);
             labels.border_style(BLACK.mix(0.3)).background_style(WHITE.mix(0.8)).draw()?;
         }
         Ok(())
@@ -153,11 +168,17 @@ fn one<'a>(area: &Area<'a>, panel: &Panel) -> Drawn<'a> {
         .x_label_area_size(if panel.x.is_empty() { 24 } else { 34 })
         .y_label_area_size(56);
     if panel.logarithmic {
-        let y = (FLOOR..most.max(10.0 * FLOOR) * 2.0).log_scale();
+        let floor = panel.floor();
+        let y = (floor..most.max(10.0 * floor) * 2.0).log_scale();
         return fill_in!(builder.build_cartesian_2d(x, y)?, panel);
     }
     let top = if most > 0.0 { most * 1.05 } else { 1.0 };
     fill_in!(builder.build_cartesian_2d(x, 0.0..top)?, panel)
+}
+
+/// A number at the vertical axis.
+fn axis_label(y: &f64) -> String {
+    if *y >= 10.0 { format!("{y:.0}") } else { format!("{}", (y * 100.0).round() / 100.0) }
 }
 
 /// The legend's piece of a line.
