@@ -164,6 +164,9 @@ impl Experiment {
         let experiment = matrix::Experiment::of(text)?;
         found.title.clone_from(&experiment.title);
         found.planned = experiment.plan().len();
+        if run.report_only && !csv.exists() {
+            return Ok(());
+        }
         let mut results = ResultFile::open(csv)?;
         if !run.report_only {
             let start = || Hypervisor::new(run.btf.to_owned(), Arc::clone(run.interrupted), false);
@@ -180,6 +183,9 @@ impl Experiment {
         let plan = experiment.plan()?;
         found.title.clone_from(&experiment.title);
         found.planned = plan.len();
+        if run.report_only && !csv.exists() {
+            return Ok(());
+        }
         let varied: Vec<String> = experiment.vary.keys().cloned().collect();
         let mut results = xen::cells::ResultFile::open(csv, &varied)?;
         let mut missing = 0;
@@ -300,5 +306,6 @@ mod tests {
             assert!(found.samples.is_empty(), "{}", experiment.name);
             assert_eq!(found.planned == 0, experiment.quick.is_none(), "{}", experiment.name);
         }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "a report makes no results");
     }
 }
