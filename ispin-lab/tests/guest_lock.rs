@@ -49,15 +49,16 @@ fn the_agent_counts_what_the_kernels_own_trace_holds() {
 fn every_lock_excludes_goes_on_and_keeps_its_order() {
     let Some((_one, kernel)) = machine() else { return };
     let dir = tempfile::tempdir().expect("tempdir");
-    for (lock, fifo) in [
-        ("ticket", true),
-        ("hvm", true),
-        ("pv", true),
-        ("ispin+", true),
-        ("pvticket", true),
-        ("oticket", true),
-        ("pts", false),
-        ("unfair", false),
+    for (lock, fifo, waits) in [
+        ("ticket", true, 1000),
+        ("hvm", true, 1000),
+        ("pv", true, 1000),
+        ("ispin+", true, 1000),
+        ("pvticket", true, 1000),
+        ("oticket", true, 1000),
+        ("pts", false, 1000),
+        // Whoever releases it is there first to take it again: with two vCPUs hardly anybody meets another.
+        ("unfair", false, 5),
     ] {
         let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
         let mut command = vm(&kernel, &["--lock", lock, "--workload", "micro", "--seconds", "0.4"]);
@@ -76,7 +77,7 @@ fn every_lock_excludes_goes_on_and_keeps_its_order() {
         // A CPU that also runs the agent has less of it, however fair the lock.
         assert!(!fifo || least / most > 0.5, "{lock} is not fair: {said}");
         let table = truth(&trace, &snapshots, if fifo { &["--fifo"] } else { &[] });
-        assert!(counted(&table, "contended") >= 1000, "{lock}: nobody waits: {table}");
+        assert!(counted(&table, "contended") >= waits, "{lock}: nobody waits: {table}");
     }
 }
 
