@@ -50,13 +50,13 @@ fn every_lock_excludes_goes_on_and_keeps_its_order() {
     let Some((_one, kernel)) = machine() else { return };
     let dir = tempfile::tempdir().expect("tempdir");
     for (lock, fifo, waits) in [
-        ("ticket", true, 1000),
-        ("hvm", true, 1000),
-        ("pv", true, 1000),
-        ("ispin+", true, 1000),
-        ("pvticket", true, 1000),
-        ("oticket", true, 1000),
-        ("pts", false, 1000),
+        ("ticket", true, 50),
+        ("hvm", true, 50),
+        ("pv", true, 50),
+        ("ispin+", true, 50),
+        ("pvticket", true, 50),
+        ("oticket", true, 50),
+        ("pts", false, 50),
         // Whoever releases it is there first to take it again: with two vCPUs hardly anybody meets another.
         ("unfair", false, 5),
     ] {
