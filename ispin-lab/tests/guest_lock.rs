@@ -67,7 +67,7 @@ fn every_lock_excludes_goes_on_and_keeps_its_order() {
             .arg(&trace)
             .arg("--json")
             .arg(&snapshots);
-        // Short pauses between two accesses: there is nearly always a queue.
+        // Short pauses between two accesses, so that there often is a queue.
         let output = succeeds(command.args(["--", "--hold", "300", "--gap", "100"]));
         let said = String::from_utf8_lossy(&output.stdout);
         let shares = said.lines().find(|line| line.trim_start().starts_with("a thread")).expect("its shares");
