@@ -141,6 +141,19 @@ fn a_bad_command_line_is_refused(#[case] arguments: &[&str]) {
 }
 
 #[test]
+fn a_sleeper_takes_the_place_of_a_thread() {
+    let one = ["run", "dup", "--threads", "1", "--sleeper-ms", "5"];
+    let assert = load(&one).assert().code(1);
+    let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
+    assert!(text.contains("--sleeper-ms takes one thread"), "{text}");
+
+    let result = result_of(&["run", "dup", "--threads", "2", "--sleeper-ms", "5", "--seconds", "0.3"]);
+    assert_eq!(result["threads"], 1);
+    let sleeps = number(&result, "sleeps");
+    assert!((2.0..=61.0).contains(&sleeps), "{result}");
+}
+
+#[test]
 fn a_folder_that_is_no_tmpfs_is_refused() {
     let assert = load(&["run", "create", "--folder", "/proc"]).assert().code(1);
     let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();

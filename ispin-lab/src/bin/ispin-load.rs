@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::{ArgMatches, Args, Command, FromArgMatches, Parser, Subcommand};
-use ispin_lab::load::kit::report::{self, Broken};
+use ispin_lab::load::kit::report::{self, Broken, Report};
 use ispin_lab::load::kit::setup::{CommonOptions, Setup};
 use ispin_lab::load::kit::signals::{Interrupted, Signals};
-use ispin_lab::load::{MODULE_FOLDER, WORKLOADS, by_name, trace_dump};
+use ispin_lab::load::kit::sleeper::Sleeper;
+use ispin_lab::load::{MODULE_FOLDER, WORKLOADS, Workload, by_name, trace_dump};
 
 /// Exit code of a load that found a lock broken.
 const BROKEN: u8 = 3;
@@ -129,11 +130,21 @@ fn list(needs: bool) -> Result<()> {
     std::io::stdout().write_all(text.as_bytes()).context("printing the list")
 }
 
+/// Runs a load and, if told, a sleeper beside it; the report says how often that woke.
+fn run_beside_sleeper(load: &Workload, setup: &Setup, matches: &ArgMatches) -> Result<Report> {
+    let sleeper = setup.sleeper.map(Sleeper::start).transpose()?;
+    let report = (load.run)(setup, matches)?;
+    match sleeper {
+        Some(sleeper) => Ok(report.with("sleeps", sleeper.end()?)),
+        None => Ok(report),
+    }
+}
+
 fn run_load(name: &str, matches: &ArgMatches) -> Result<()> {
     let Some(load) = by_name(name) else { bail!("{name}: no such load") };
     let options = CommonOptions::from_arg_matches(matches)?;
-    let setup = Setup::new(options, Arc::new(Signals::catch()?));
-    let result = (load.run)(&setup, matches);
+    let setup = Setup::new(options, Arc::new(Signals::catch()?))?;
+    let result = run_beside_sleeper(load, &setup, matches);
     if let Some(json) = report::json(load, &setup, &result)? {
         let mut out = std::io::stdout().lock();
         writeln!(out, "RESULT {json}").and_then(|()| out.flush()).context("printing the result")?;

@@ -10,6 +10,9 @@ use super::sample::METRICS;
 /// The file.
 pub const TEXT: &str = include_str!("../../../docs/claims.toml");
 
+/// As a value of [`Claim::against`]: whatever other value has the best median; the highest if `at_least` is asked, else the least.
+pub const BEST: &str = "best";
+
 /// Something that can be true or not.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,7 +30,8 @@ pub struct Claim {
     /// The cells of the experiment that it is about; all that have these values.
     #[serde(rename = "where", default)]
     pub cells: BTreeMap<String, String>,
-    /// What they are compared with: the same cell, but for these values. Without, the figure itself counts.
+    /// What they are compared with: the same cell, but for these values, one of which can be [`BEST`].
+    /// Without, the figure itself counts.
     pub against: Option<BTreeMap<String, String>>,
     /// The figure, or the ratio, is at least this.
     pub at_least: Option<f64>,

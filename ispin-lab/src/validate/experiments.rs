@@ -47,7 +47,7 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 9] = [
+pub const EXPERIMENTS: [Experiment; 10] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
@@ -69,6 +69,12 @@ pub const EXPERIMENTS: [Experiment; 9] = [
         full: file!("xen-micro"),
     },
     Experiment { name: "xen-locks", world: World::Xen, quick: None, full: file!("xen-locks") },
+    Experiment {
+        name: "xen-speed",
+        world: World::Xen,
+        quick: Some(file!("quick/xen-speed")),
+        full: file!("xen-speed"),
+    },
     Experiment { name: "xen-loads", world: World::Xen, quick: None, full: file!("xen-loads") },
     Experiment { name: "xen-neighbour", world: World::Xen, quick: None, full: file!("xen-neighbour") },
     Experiment { name: "xen-alone", world: World::Xen, quick: None, full: file!("xen-alone") },

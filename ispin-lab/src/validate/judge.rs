@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::Claim;
+use super::claims::{BEST, Claim};
 use super::sample::Sample;
 use super::stats::{Interval, compare};
+use crate::matrix::median;
 
 /// Fewer runs of a cell than that decide nothing.
 pub const LEAST_RUNS: usize = 5;
@@ -96,11 +97,8 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
         runs.filter_map(|sample| sample.metrics.get(claim.metric.as_str()).copied()).collect()
     };
     let this = values(keys);
-    let base = claim.against.as_ref().map(|against| {
-        let mut other = keys.clone();
-        other.extend(against.clone());
-        values(&other)
-    });
+    let rival = claim.against.as_ref().map(|against| rival(claim, against, samples, keys));
+    let base = rival.as_ref().map(|(keys, _)| values(keys));
     let figure = compare(&this, base.as_deref(), claim.floor);
     let least = if claim.exact { 1 } else { LEAST_RUNS };
     let enough = this.len() >= least && base.as_ref().is_none_or(|base| base.len() >= least);
@@ -111,7 +109,8 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
             _ => Holds::Unclear,
         });
     let named = keys.iter().filter(|(name, _)| !claim.cells.contains_key(*name));
-    let name: Vec<String> = named.map(|(name, value)| format!("{name} {value}")).collect();
+    let mut name: Vec<String> = named.map(|(name, value)| format!("{name} {value}")).collect();
+    name.extend(rival.and_then(|(_, told)| told));
     let command = samples.iter().find(|sample| sample.keys == *keys).map(|sample| sample.command.clone());
     Judged {
         name: name.join(", "),
@@ -119,6 +118,45 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
         figure,
         holds,
         command: command.unwrap_or_default(),
+    }
+}
+
+/// The cell that this one is compared with; and its name, if the runs decide which it is ([`BEST`]).
+fn rival(
+    claim: &Claim,
+    against: &BTreeMap<String, String>,
+    samples: &[Sample],
+    keys: &BTreeMap<String, String>,
+) -> (BTreeMap<String, String>, Option<String>) {
+    let mut other = keys.clone();
+    other.extend(against.clone());
+    let Some(name) = against.iter().find(|(_, value)| *value == BEST).map(|(name, _)| name) else {
+        return (other, None);
+    };
+    let mut rivals: Vec<String> = vec![];
+    for value in samples.iter().filter_map(|sample| sample.keys.get(name)) {
+        if keys.get(name) != Some(value) && !rivals.contains(value) {
+            rivals.push(value.clone());
+        }
+    }
+    let middle = |value: &String| {
+        let mut cell = other.clone();
+        cell.insert(name.clone(), value.clone());
+        let runs = samples.iter().filter(|sample| sample.keys == cell);
+        median(runs.filter_map(|sample| sample.metrics.get(claim.metric.as_str()).copied()))
+    };
+    let best = rivals
+        .into_iter()
+        .map(|value| (middle(&value), value))
+        .filter(|(median, _)| !median.is_nan())
+        .max_by(|(a, _), (b, _)| if claim.at_least.is_some() { a.total_cmp(b) } else { b.total_cmp(a) });
+    match best {
+        Some((_, value)) => {
+            let told = format!("best other: {value}");
+            other.insert(name.clone(), value);
+            (other, Some(told))
+        }
+        None => (other, None),
     }
 }
 
@@ -164,6 +202,21 @@ mod tests {
         .concat();
         assert_eq!(judge(&claim(), &samples, None).0, Verdict::Partly);
         assert_eq!(judge(&claim(), &samples[10..], None).0, Verdict::NotReproduced);
+    }
+
+    #[test]
+    fn the_best_other_one_is_the_one_to_beat() {
+        let mut claim = claim();
+        claim.against = Some([("lock".to_owned(), BEST.to_owned())].into());
+        let samples =
+            [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[10.0; 5]), runs("pv", "4", &[40.0; 5])];
+        let (verdict, cells) = judge(&claim, &samples.concat(), None);
+        assert_eq!((verdict, cells[0].name.as_str()), (Verdict::Reproduced, "vcpus 4, best other: pv"));
+        assert_eq!(cells[0].figure.unwrap().point, 0.25);
+        (claim.at_most, claim.at_least) = (None, Some(0.5));
+        assert_eq!(judge(&claim, &samples.concat(), None).1[0].name, "vcpus 4, best other: ticket");
+        // Nobody else is there.
+        assert!(matches!(judge(&claim, &samples[1], None).0, Verdict::NotMeasurable(_)));
     }
 
     #[test]

@@ -11,4 +11,5 @@ pub mod rounds;
 pub mod scratch;
 pub mod setup;
 pub mod signals;
+pub mod sleeper;
 pub mod team;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use super::host_file::MODULE_FOLDER;
@@ -32,6 +32,10 @@ pub struct CommonOptions {
     /// Fixed work instead of a fixed time: operations of each thread, or rounds of a compilation or compression
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub operations: Option<u64>,
+    /// One thread less, and on the last CPU one that sleeps so many milliseconds, again and again: its wake-ups cut the quanta of
+    /// other vCPUs short; 0 = none
+    #[arg(long, value_name = "MS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=60_000))]
+    pub sleeper_ms: u32,
     /// Makes all that is drawn or generated repeatable
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -55,8 +59,10 @@ pub fn seconds(text: &str) -> Result<f64> {
 /// What a workload is told.
 #[derive(Clone)]
 pub struct Setup {
-    /// How many threads, at least 1.
+    /// How many threads, at least 1; a sleeper is not among them.
     pub threads: u32,
+    /// How long the sleeper beside the load sleeps at a time.
+    pub sleeper: Option<Duration>,
     /// Length of the run; with `operations` its time limit.
     pub time: Duration,
     /// Operations of each thread, or rounds.
@@ -73,17 +79,24 @@ pub struct Setup {
 
 impl Setup {
     /// Fills in what was left out.
-    pub fn new(options: CommonOptions, signals: Arc<Signals>) -> Self {
+    pub fn new(options: CommonOptions, signals: Arc<Signals>) -> Result<Self> {
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get) as u32;
         let default = if options.operations.is_some() { DEFAULT_LIMIT } else { DEFAULT_SECONDS };
-        Self {
-            threads: options.threads.unwrap_or(cpus),
+        let sleeper = (options.sleeper_ms > 0).then(|| Duration::from_millis(options.sleeper_ms.into()));
+        let threads = options.threads.unwrap_or(cpus) - u32::from(sleeper.is_some());
+        ensure!(
+            threads > 0,
+            "--sleeper-ms takes one thread of the load, and there is one only; see --threads"
+        );
+        Ok(Self {
+            threads,
+            sleeper,
             time: Duration::from_secs_f64(options.seconds.unwrap_or(default)),
             operations: options.operations,
             seed: options.seed,
             folder: options.folder,
             modules: options.modules,
             signals,
-        }
+        })
     }
 }

@@ -335,7 +335,8 @@ impl Drop for Members {
 }
 
 /// The CPUs that this process may use.
-fn allowed_cpus() -> Result<Vec<usize>> {
+/// The CPUs that this process may use, at least one.
+pub(super) fn allowed_cpus() -> Result<Vec<usize>> {
     let set = sched_getaffinity(None).context("reading the CPU set of this process")?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect();
     if cpus.is_empty() {
