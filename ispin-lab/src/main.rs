@@ -1,5 +1,8 @@
 //! `ispin-lab`: runs locks in worlds and measures them.
 
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -114,7 +117,10 @@ enum Cmd {
         /// Seed of the first run
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Write each injection as JSON
+        /// Runs of each lock, with the seeds that follow
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        repeats: u64,
+        /// Write each injection as JSON; after each run anew
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
@@ -244,13 +250,22 @@ fn run(cli: Cli) -> Result<()> {
             drop(hypervisor);
             tell_healings(&results, json.as_deref())
         }
-        Cmd::InjectXen { lock, every, vcpus, policy, seconds, csd, seed, json } => {
-            let injection = Injection { vcpus, policy: &policy, seconds, every, seed, csd };
-            let run = |lock: &String| {
-                eprintln!("{lock}");
-                injection.run(lock).with_context(|| format!("--lock {lock}"))
-            };
-            tell_healings(&lock.iter().map(run).collect::<Result<Vec<_>>>()?, json.as_deref())
+        Cmd::InjectXen { lock, every, vcpus, policy, seconds, csd, seed, repeats, json } => {
+            let mut results: Vec<InjectionResult> = vec![];
+            for name in lock {
+                results.push(InjectionResult { lock: name.clone(), vcpus, healings: vec![], run: None });
+                for seed in seed..seed.saturating_add(repeats) {
+                    eprintln!("{name}, seed {seed}");
+                    let injection = Injection { vcpus, policy: &policy, seconds, every, seed, csd };
+                    let healings =
+                        injection.run(&name).with_context(|| format!("--lock {name} --seed {seed}"))?;
+                    if let Some(result) = results.last_mut() {
+                        result.healings.extend(healings);
+                    }
+                    save_healings(&results, json.as_deref())?;
+                }
+            }
+            tell_healings(&results, json.as_deref())
         }
         Cmd::Noise { pcpus, seconds, slice_ms, csd, json } => {
             let interrupted = interrupted_by_signals()?;
@@ -275,11 +290,25 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
-fn tell_healings(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
-    if let Some(path) = json {
-        let text = serde_json::to_string_pretty(results)? + "\n";
-        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+/// Writes the file in one step: it is whole at any moment. What is no file, as /dev/stdout, is written to.
+fn save_healings(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
+    let Some(path) = json else { return Ok(()) };
+    let writing = || format!("writing {}", path.display());
+    let text = serde_json::to_string_pretty(results)? + "\n";
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        return std::fs::write(path, text).with_context(writing);
     }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let readable = Permissions::from_mode(0o644);
+    let mut file =
+        tempfile::Builder::new().permissions(readable).tempfile_in(folder).with_context(writing)?;
+    file.write_all(text.as_bytes()).with_context(writing)?;
+    file.persist(path).with_context(writing)?;
+    Ok(())
+}
+
+fn tell_healings(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
+    save_healings(results, json)?;
     println!("{}", injector::table(results));
     Ok(())
 }

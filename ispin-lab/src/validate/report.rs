@@ -9,7 +9,7 @@ use super::experiments::{Extent, Found};
 use super::figures::Figure;
 use super::judge::{Holds, Judged, LEAST_RUNS, Verdict};
 use super::stats::Interval;
-use super::tables;
+use super::tables::{self, shown};
 
 /// A claim and what came of it.
 pub struct Outcome {
@@ -31,16 +31,6 @@ pub struct Material<'a> {
     pub found: Vec<(&'static str, &'a Found)>,
     /// Pictures.
     pub figures: Vec<Figure>,
-}
-
-fn shown(value: f64) -> String {
-    match value.abs() {
-        _ if !value.is_finite() => "-".into(),
-        0.0 => "0".into(),
-        size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.4}"),
-    }
 }
 
 fn interval(figure: &Interval) -> String {

@@ -75,13 +75,15 @@ fn told(spread: &Spread) -> String {
     format!("{} ({} to {})", shown(spread.median), shown(spread.least), shown(spread.most))
 }
 
-fn shown(value: f64) -> String {
+/// A figure with as many digits as it deserves.
+pub fn shown(value: f64) -> String {
     match value.abs() {
+        _ if !value.is_finite() => "-".into(),
+        0.0 => "0".into(),
         size if size >= 1e6 => format!("{value:.3e}"),
         size if size >= 100.0 => format!("{value:.0}"),
-        size if size >= 1.0 => format!("{value:.1}"),
-        0.0 => "0".into(),
-        _ => format!("{value:.3}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
     }
 }
 
@@ -106,7 +108,7 @@ mod tests {
         let table = of("e", &found);
         assert!(
             table.contains(
-                "| lock | runs | PSP |\n|---|---|---|\n| hvm | 3 | 2.0 (0 to 4.0) |\n| pv | 1 | 0 |\n"
+                "| lock | runs | PSP |\n|---|---|---|\n| hvm | 3 | 2.00 (0 to 4.00) |\n| pv | 1 | 0 |\n"
             ),
             "{table}"
         );

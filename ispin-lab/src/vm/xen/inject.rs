@@ -13,7 +13,7 @@ use ispin_agent::model::Snapshot;
 use super::experiment::parse;
 use super::run;
 use crate::load::micro::Stall;
-use crate::threads::injector::{Healing, InjectionResult, healed_after};
+use crate::threads::injector::{Healing, healed_after};
 use crate::vm::report::LoadResult;
 
 /// Length of a quantum, ms: credit's.
@@ -50,8 +50,8 @@ impl Injection<'_> {
         arguments
     }
 
-    /// Injects while `lock` runs.
-    pub fn run(&self, lock: &str) -> Result<InjectionResult> {
+    /// Injects while `lock` runs; what came of each injection.
+    pub fn run(&self, lock: &str) -> Result<Vec<Healing>> {
         let folder = tempfile::tempdir().context("a folder for snapshots")?;
         let json = folder.path().join("run.jsonl");
         let observed =
@@ -63,7 +63,7 @@ impl Injection<'_> {
             healings.extend(of_guest(load, &times)?);
         }
         ensure!(!healings.is_empty(), "no holder lost its pCPU: give it more --seconds");
-        Ok(InjectionResult { lock: lock.to_owned(), vcpus: self.vcpus, healings, run: None })
+        Ok(healings)
     }
 }
 
