@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::debs::Dom0Files;
-use super::dom0_init::{GUESTS, MODULE_FILES, MODULES, Plan, RELAY, TOOLS};
+use super::dom0_init::{GUESTS, KERNEL, MODULE_FILES, MODULES, Plan, RELAY, TOOLS};
+use super::vmlinux;
 use super::xl::{Config, XL_CONF};
 use crate::vm::image::Image;
 use crate::vm::libraries;
@@ -75,7 +76,10 @@ pub fn assemble(
     image.file("/init", plan.init().into_bytes(), 0o755)?;
     image.file("/etc/xen/xl.conf", XL_CONF.into(), 0o644)?;
     image.copy(relay, RELAY, 0o755)?;
-    image.copy(kernel, &format!("{GUESTS}/bzImage"), 0o644)?;
+    // Uncompressed: the tools would undo it once for each guest, at the speed of an emulated processor.
+    let compressed = std::fs::read(kernel).with_context(|| format!("reading {}", kernel.display()))?;
+    let elf = vmlinux::extract(&compressed).with_context(|| format!("in {}", kernel.display()))?;
+    image.file(&format!("{GUESTS}/{KERNEL}"), elf, 0o644)?;
     image.file(&format!("{GUESTS}/common.cpio"), bytes(common)?, 0o644)?;
     for guest in guests {
         let name = &guest.config.name;

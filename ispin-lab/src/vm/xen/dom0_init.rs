@@ -7,6 +7,8 @@ use crate::vm::init::channels;
 
 /// Where the guests' files are in dom0.
 pub const GUESTS: &str = "/guests";
+/// The guests' kernel there.
+pub const KERNEL: &str = "vmlinux";
 /// Where the modules are in dom0.
 pub const MODULES: &str = "/modules";
 /// Where the tools are in dom0.

@@ -12,7 +12,7 @@ use ispin_common::counters::Counters;
 
 use super::debs::Dom0Files;
 use super::dom0_image::{self, Guest};
-use super::dom0_init::{self, GUESTS};
+use super::dom0_init::{self, GUESTS, KERNEL};
 use super::hypervisor::{self, DOM0_MB};
 use super::options::{GuestType, Policy, XenOptions};
 use super::truth;
@@ -272,7 +272,7 @@ impl<'a> Lab<'a> {
         add_scripts(&mut image, &plan(options, workload, &name, way, load_seed))?;
         let config = Config {
             guest_type: xen.guest_type(),
-            kernel: format!("{GUESTS}/bzImage"),
+            kernel: format!("{GUESTS}/{KERNEL}"),
             initramfs: format!("/run/{name}.cpio"),
             parameters: parameters(options, self.built.mode),
             memory_mb: options.memory_mb(),
