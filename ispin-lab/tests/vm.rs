@@ -91,6 +91,28 @@ fn what_cannot_run_is_refused_before_anything_is_built() {
 const DEFECT_OF_QEMU: &str = "a defect of its emulation";
 
 /// A live guest that a client of its socket has seen at work.
+/// A kernel without the series is the stock one, spinlock included, whatever else is patched.
+#[test]
+fn a_patch_beside_the_series_leaves_the_stock_lock() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let patches = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("guest-patch");
+    let plan = |series: &str| {
+        let mut build = Command::new(patches.join("build"));
+        build.args(["--cached", "--series", series, "--patch"]).arg(patches.join("debug/counted-pause.patch"));
+        let output = build.env("ISPIN_CACHE", cache.path()).output().expect("guest-patch/build");
+        assert_eq!(output.status.code(), Some(3), "an empty cache holds nothing");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let stock = plan("none");
+    if !stock.contains("fragments") {
+        assert!(std::env::var_os("CI").is_none(), "{stock}");
+        eprintln!("skipped: {stock}");
+        return;
+    }
+    assert!(stock.contains("1 patches, fragments base stock"), "{stock}");
+    assert!(plan("1").contains("2 patches, fragments base ispin"), "{}", plan("1"));
+}
+
 fn live(kernel: &Path, dir: &Path) -> (Child, i32) {
     for _ in 0..5 {
         match try_live(kernel, dir) {
