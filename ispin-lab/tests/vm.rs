@@ -98,7 +98,9 @@ fn a_patch_beside_the_series_leaves_the_stock_lock() {
     let patches = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("guest-patch");
     let plan = |series: &str| {
         let mut build = Command::new(patches.join("build"));
-        build.args(["--cached", "--series", series, "--patch"]).arg(patches.join("debug/counted-pause.patch"));
+        build
+            .args(["--cached", "--series", series, "--patch"])
+            .arg(patches.join("debug/counted-pause.patch"));
         let output = build.env("ISPIN_CACHE", cache.path()).output().expect("guest-patch/build");
         assert_eq!(output.status.code(), Some(3), "an empty cache holds nothing");
         String::from_utf8_lossy(&output.stderr).into_owned()

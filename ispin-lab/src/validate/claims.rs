@@ -43,6 +43,9 @@ pub struct Claim {
     /// Whether the figure is a count that every run gives again: one run is enough then.
     #[serde(default)]
     pub exact: bool,
+    /// Whether the worst run has to keep to the threshold, and not the median alone.
+    #[serde(default)]
+    pub every: bool,
     /// What a reader should know.
     #[serde(default)]
     pub note: String,
@@ -59,12 +62,26 @@ impl Claim {
     /// What is claimed of the figure.
     pub fn threshold(&self) -> String {
         let of = if self.against.is_some() { " times" } else { "" };
+        let each = if self.every { "in every run " } else { "" };
         match (self.at_least, self.at_most) {
-            (Some(least), None) => format!("at least {least}{of}"),
-            (None, Some(most)) => format!("at most {most}{of}"),
-            (Some(least), Some(most)) => format!("{least} to {most}{of}"),
+            (Some(least), None) => format!("{each}at least {least}{of}"),
+            (None, Some(most)) => format!("{each}at most {most}{of}"),
+            (Some(least), Some(most)) => format!("{each}{least} to {most}{of}"),
             (None, None) => String::new(),
         }
+    }
+
+    /// What the runs of a cell are judged by: all of them, or the worst.
+    pub fn counted(&self, values: &[f64]) -> Vec<f64> {
+        if !self.every {
+            return values.to_vec();
+        }
+        let beyond = |value: f64| -> f64 {
+            let above = self.at_most.map(|most| value - most);
+            let below = self.at_least.map(|least| least - value);
+            above.into_iter().chain(below).fold(f64::NEG_INFINITY, f64::max)
+        };
+        values.iter().copied().max_by(|a, b| beyond(*a).total_cmp(&beyond(*b))).into_iter().collect()
     }
 
     fn check(&self, experiments: &[&str]) -> Result<()> {
@@ -111,6 +128,17 @@ mod tests {
         let claim = &read(ONE, &["e"]).unwrap()[0];
         assert!(claim.holds(0.5) && !claim.holds(0.6));
         assert_eq!(claim.threshold(), "at most 0.5");
+    }
+
+    #[test]
+    fn the_worst_run_is_the_one_that_is_farthest_from_the_threshold() {
+        let claim = |text: &str| read(&ONE.replace("at_most=0.5", text), &["e"]).unwrap().remove(0);
+        let values = [0.3, 0.1, 0.7];
+        assert_eq!(claim("at_most=0.5").counted(&values), values);
+        assert_eq!(claim("at_most=0.5\nevery=true").counted(&values), [0.7]);
+        assert_eq!(claim("at_least=0.5\nevery=true").counted(&values), [0.1]);
+        assert_eq!(claim("at_least=0.5\nevery=true").threshold(), "in every run at least 0.5");
+        assert!(claim("at_least=0.5\nevery=true").counted(&[]).is_empty());
     }
 
     #[test]

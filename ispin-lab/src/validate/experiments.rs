@@ -47,7 +47,7 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 10] = [
+pub const EXPERIMENTS: [Experiment; 12] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
@@ -77,6 +77,8 @@ pub const EXPERIMENTS: [Experiment; 10] = [
     },
     Experiment { name: "xen-loads", world: World::Xen, quick: None, full: file!("xen-loads") },
     Experiment { name: "xen-neighbour", world: World::Xen, quick: None, full: file!("xen-neighbour") },
+    Experiment { name: "xen-sleepers", world: World::Xen, quick: None, full: file!("xen-sleepers") },
+    Experiment { name: "xen-csd", world: World::Xen, quick: None, full: file!("xen-csd") },
     Experiment { name: "xen-alone", world: World::Xen, quick: None, full: file!("xen-alone") },
 ];
 

@@ -99,7 +99,7 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
     let this = values(keys);
     let rival = claim.against.as_ref().map(|against| rival(claim, against, samples, keys));
     let base = rival.as_ref().map(|(keys, _)| values(keys));
-    let figure = compare(&this, base.as_deref(), claim.floor);
+    let figure = compare(&claim.counted(&this), base.as_deref(), claim.floor);
     let least = if claim.exact { 1 } else { LEAST_RUNS };
     let enough = this.len() >= least && base.as_ref().is_none_or(|base| base.len() >= least);
     let holds =
@@ -202,6 +202,18 @@ mod tests {
         .concat();
         assert_eq!(judge(&claim(), &samples, None).0, Verdict::Partly);
         assert_eq!(judge(&claim(), &samples[10..], None).0, Verdict::NotReproduced);
+    }
+
+    #[test]
+    fn one_bad_run_is_enough_where_every_run_counts() {
+        let samples =
+            [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0, 1.0, 60.0, 1.0, 1.0])].concat();
+        let mut claim = claim();
+        claim.at_most = Some(0.5);
+        assert_eq!(judge(&claim, &samples, None).1[0].holds, Some(Holds::Unclear));
+        claim.every = true;
+        let (verdict, cells) = judge(&claim, &samples, None);
+        assert_eq!((verdict, cells[0].figure.unwrap().point), (Verdict::NotReproduced, 0.6));
     }
 
     #[test]

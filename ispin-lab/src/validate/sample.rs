@@ -9,10 +9,11 @@ use crate::vm::xen::cells::Row;
 use crate::vm::xen::matrix::is_time;
 
 /// The figures that claims and charts can ask for. Units where they have some: seconds, cycles, percent.
-pub const METRICS: [(&str, &str); 19] = [
+pub const METRICS: [(&str, &str); 20] = [
     ("psp", "problematic preemptions (LHP + LWP) of a run"),
     ("psp_per_s", "the same per second"),
     ("psp_per_quantum", "the same per quantum granted"),
+    ("convoys", "convoys that the agents recognised in a run"),
     ("psp_per_million", "the same per million locks acquired"),
     ("acquires_per_s", "locks acquired per second"),
     ("performance", "the load's result, more is better: what it does per second, or 1 / its time"),
@@ -127,6 +128,7 @@ impl Sample {
         let psp = sum("lhp") + sum("lwp");
         sample.set("psp", psp);
         sample.set("psp_per_s", sum("psp_per_s"));
+        sample.set("convoys", sum("convoys"));
         sample.set("psp_per_quantum", psp / sum("slices"));
         sample.set("psp_per_million", psp * 1e6 / sum("acquires"));
         sample.set("acquires_per_s", sum("acquires_per_s"));

@@ -8,13 +8,14 @@ use super::sample::Sample;
 use crate::chart::Spread;
 
 /// What a table of an experiment shows, and what its columns are called.
-const COLUMNS: [(&str, &str); 12] = [
+const COLUMNS: [(&str, &str); 13] = [
     ("psp", "PSP"),
     ("spin_cycles", "spin cycles"),
     ("total_cycles", "total cycles"),
     ("spin_pct", "spin %"),
     ("psp_per_million", "PSP/million"),
     ("psp_per_s", "PSP/s"),
+    ("convoys", "convoys"),
     ("performance", "performance"),
     ("neighbour", "neighbour"),
     ("ns_per_op", "ns an operation"),

@@ -109,7 +109,8 @@ mount -t tmpfs -o size=90% none /tmp
 mount -t tmpfs -o size=90% none /dev/shm
 "#;
 
-const SERIAL: &str = r#"
+/// A shell function for a script whose host gives it virtio ports.
+pub const PORT_FUNCTION: &str = r#"
 # The device of a port, once the host has told its name.
 port() {
     tries=0
@@ -125,7 +126,7 @@ port() {
         tries=$((tries + 1))
         sleep 0.02
     done
-    echo "ispin init: the host gave no port $1" > /dev/console
+    echo "ispin: the host gave no port $1" > /dev/console
     poweroff -f
 }
 "#;
@@ -150,7 +151,7 @@ impl Plan {
     /// The script `/init`.
     pub fn init(&self) -> String {
         let ports = match self.way {
-            Way::Serial => SERIAL.to_owned(),
+            Way::Serial => PORT_FUNCTION.to_owned(),
             Way::Shared { .. } => SHARED
                 .replace("CARRIER", CARRIER)
                 .replace("PIPES", PIPES)

@@ -3,7 +3,7 @@
 //! It talks to the host like the guests' scripts do: lines that begin with [`MARK`](crate::vm::init::MARK).
 
 use super::{REPORT, XENTRACE};
-use crate::vm::init::channels;
+use crate::vm::init::{PORT_FUNCTION, channels};
 
 /// Where the guests' files are in dom0.
 pub const GUESTS: &str = "/guests";
@@ -56,25 +56,9 @@ mkdir -p /run/xen /run/xenstored /run/lock /var/log/xen/console
 for module in MODULE_NAMES; do
     insmod MODULES/$module || echo "ispin dom0: no $module" > /dev/console
 done
+"#;
 
-# The device of a port, once the host has told its name.
-port() {
-    tries=0
-    while [ $tries -lt 500 ]; do
-        for folder in /sys/class/virtio-ports/*; do
-            name=
-            read -r name 2> /dev/null < "$folder/name"
-            if [ "$name" = "$1" ] && [ -c "/dev/${folder##*/}" ]; then
-                echo "/dev/${folder##*/}"
-                return
-            fi
-        done
-        tries=$((tries + 1))
-        sleep 0.02
-    done
-    echo "ispin dom0: the host gave no port $1" > /dev/console
-    poweroff -f
-}
+const START: &str = r#"
 exec 3> "$(port REPORT)"
 tell() { echo "ispin: $*" >&3; }
 fail() {
@@ -146,7 +130,7 @@ impl Plan {
     pub fn init(&self) -> String {
         let names: Vec<&str> = MODULE_FILES.iter().filter_map(|path| path.rsplit('/').next()).collect();
         let (on, off) = if self.xentrace { (TRACE_ON, TRACE_OFF) } else { ("", "") };
-        [SCRIPT, on, CREATE, off, END]
+        [SCRIPT, PORT_FUNCTION, START, on, CREATE, off, END]
             .concat()
             .replace("MODULE_NAMES", &names.join(" "))
             .replace("MODULES", MODULES)
