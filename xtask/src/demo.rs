@@ -32,7 +32,7 @@ pub struct Args {
 }
 
 /// Locks in the order of the demo.
-const LOCKS: [&str; 3] = ["ticket", "hvm", "pv"];
+const LOCKS: [&str; 4] = ["ticket", "hvm", "pv", "ispin+"];
 /// The locks take turns of about this length, so that a drift of the machine meets all of them alike.
 const TURN_SECONDS: u64 = 5;
 /// Exit code: the machine lacks something that the demo needs.
