@@ -1,4 +1,4 @@
-//! Charts as SVG: panels side by side and one below the other, a line for each lock, medians with their spread.
+//! Charts as SVG: panels side by side and one below the other, a line for each lock, medians with their spread; and bars.
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -11,6 +11,13 @@ const TITLE_HEIGHT: u32 = 40;
 
 /// What stands for zero on a logarithmic axis.
 const FLOOR: f64 = 0.1;
+
+/// Heights of a bar and of its place, and where bars begin and at the most end, in pixels.
+const BAR: (i32, i32) = (14, 22);
+const BAR_FROM: i32 = 180;
+const BAR_TO: i32 = 640;
+/// Room for the number behind the longest bar.
+const BAR_LABEL: u32 = 80;
 
 /// Room for the legend, as a share of what is drawn.
 const LEGEND_SHARE: f64 = 0.45;
@@ -127,6 +134,39 @@ pub fn draw(title: &str, columns: &[Vec<Panel>]) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
+/// Draws a bar for each value, with its name before and the number behind it; lengths are logarithmic, from 1 on. `None` if there
+/// is nothing to draw.
+pub fn bars(title: &str, values: &[(String, f64)]) -> Result<Option<String>> {
+    let most = values.iter().map(|(_, value)| *value).fold(1.0, f64::max);
+    if values.is_empty() {
+        return Ok(None);
+    }
+    let length = |value: f64| {
+        let share = if most > 1.0 { value.max(1.0).ln() / most.ln() } else { 0.0 };
+        (share * f64::from(BAR_TO - BAR_FROM)) as i32
+    };
+    let size = (BAR_TO as u32 + BAR_LABEL, TITLE_HEIGHT + BAR.1 as u32 * values.len() as u32);
+    let mut text = String::new();
+    {
+        let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        let failed = |error: &dyn std::fmt::Display| anyhow!("drawing «{title}»: {error}");
+        root.fill(&WHITE).map_err(|error| failed(&error))?;
+        let root = root.titled(title, ("sans-serif", 16)).map_err(|error| failed(&error))?;
+        for (i, (name, value)) in values.iter().enumerate() {
+            let top = BAR.1 * i as i32;
+            let end = BAR_FROM + length(*value);
+            let style = ("sans-serif", 13);
+            root.draw(&Text::new(name.clone(), (8, top + 2), style)).map_err(|error| failed(&error))?;
+            let corners = [(BAR_FROM, top), (end, top + BAR.0)];
+            root.draw(&Rectangle::new(corners, COLORS[1].filled())).map_err(|error| failed(&error))?;
+            let number = Text::new(format!("{value:.0}"), (end + 6, top + 2), style);
+            root.draw(&number).map_err(|error| failed(&error))?;
+        }
+        root.present().map_err(|error| failed(&error))?;
+    }
+    Ok(Some(text))
+}
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
@@ -145,7 +185,7 @@ macro_rules! fill_in {
             .draw()?;
         for (i, line) in panel.lines.iter().enumerate() {
             let color = COLORS[i % COLORS.len()];
-            chart.draw_series(bars(panel, line, color))?;
+            chart.draw_series(ranges(panel, line, color))?;
             chart.draw_series(dots(panel, line, color))?;
             let series = chart.draw_series(LineSeries::new(medians(panel, line), color.stroke_width(2)))?;
             series.label(line.name.clone()).legend(key(color));
@@ -191,7 +231,7 @@ fn medians(panel: &Panel, line: &Line) -> Vec<(f64, f64)> {
 }
 
 /// From the least to the most of each.
-fn bars(panel: &Panel, line: &Line, color: RGBColor) -> Vec<PathElement<(f64, f64)>> {
+fn ranges(panel: &Panel, line: &Line, color: RGBColor) -> Vec<PathElement<(f64, f64)>> {
     let bar = |(x, s): &(f64, Spread)| {
         let ends = [(*x, panel.place(s.least)), (*x, panel.place(s.most))];
         PathElement::new(ends, color.mix(0.5).stroke_width(3))
@@ -234,6 +274,17 @@ mod tests {
     fn nothing_is_not_drawn() {
         assert_eq!(draw("t", &[]).unwrap(), None);
         assert_eq!(draw("t", &[vec![panel(vec![], true)]]).unwrap(), None);
+    }
+
+    #[test]
+    fn bars_tell_their_numbers() {
+        assert_eq!(bars("t", &[]).unwrap(), None);
+        let values =
+            [("ticket".to_owned(), 18.0), ("hvm, agent".to_owned(), 1092.4), ("free".to_owned(), 0.0)];
+        let svg = bars("instructions", &values).unwrap().unwrap();
+        for words in ["instructions", "ticket", "hvm, agent", "18", "1092", "free"] {
+            assert!(svg.contains(words), "no {words} in {svg}");
+        }
     }
 
     #[test]

@@ -211,6 +211,16 @@ fn line(samples: &[&Sample], lock: &str, metric: &str, base: Option<&str>) -> Li
     Line { name: lock.to_owned(), points: places.iter().filter_map(point).collect() }
 }
 
+/// Figure 8 (a): what a lock costs, a bar for each and for each observer.
+pub fn instructions(found: &Found) -> Result<Option<Figure>> {
+    let value =
+        |sample: &Sample| Some((sample.keys.get("lock")?.clone(), *sample.metrics.get("instructions")?));
+    let values: Vec<(String, f64)> = found.samples.iter().filter_map(value).collect();
+    let svg = chart::bars(&found.title, &values)?;
+    let caption = "Figure 8 (a): instructions of an uncontended lock and unlock, logarithmic".to_owned();
+    Ok(svg.map(|svg| Figure { name: "figure-8-instructions".into(), caption, svg }))
+}
+
 /// Figure 3: shares of all holds by their length, a line for each load.
 pub fn holds(found: &Found) -> Result<Option<Figure>> {
     let line = |load: &str| {

@@ -90,6 +90,9 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
             pictures.extend(plot.draw(found)?);
         }
     }
+    if let Some(found) = found("instructions") {
+        pictures.extend(figures::instructions(found)?);
+    }
     if let Some(found) = found("holds") {
         pictures.extend(figures::holds(found)?);
     }
