@@ -154,11 +154,18 @@ impl ResultFile {
         Ok(self.rows.iter().any(|row| row.is_of(cell)))
     }
 
-    /// Appends the rows of a run in one write, so that a kill leaves all of them or none.
+    /// Appends the rows of a run in one write, so that a kill leaves all of them or none. If another process has done the same
+    /// run meanwhile, its rows stay and these are left out.
     pub fn append(&mut self, rows: Vec<Row>) -> Result<()> {
         let columns = self.columns();
         let writing = format!("writing {}", self.path.display());
         self.locked(|results| {
+            results.load()?;
+            let command = |row: &Row| row.text("command").map(str::to_owned);
+            if results.rows.iter().any(|there| rows.iter().any(|row| command(row) == command(there))) {
+                log::warn!("another process has done the same run meanwhile; this one is left out");
+                return Ok(());
+            }
             let mut writer = csv::Writer::from_writer(vec![]);
             if results.file.seek(SeekFrom::End(0)).context("its end")? == 0 {
                 writer.write_record(&columns)?;
@@ -171,11 +178,10 @@ impl ResultFile {
             }
             let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
             results.file.write_all(&bytes).and_then(|()| results.file.sync_data())?;
+            results.rows.extend(rows);
             Ok(())
         })
-        .context(writing)?;
-        self.rows.extend(rows);
-        Ok(())
+        .context(writing)
     }
 
     fn columns(&self) -> Vec<String> {
@@ -294,6 +300,18 @@ pub(super) mod tests {
             (Some(3.0), Some(3000.0), Some(1.5))
         );
         assert_eq!((row.number("operations_per_s"), row.number("hold_mean")), (Some(500.0), None));
+    }
+
+    #[test]
+    fn a_run_that_two_processes_did_is_there_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.csv");
+        let mut one = ResultFile::open(&path, &varied()).unwrap();
+        let mut two = ResultFile::open(&path, &varied()).unwrap();
+        one.append(rows(&cell("hvm", 1), &observed(1000, 3)).unwrap()).unwrap();
+        two.append(rows(&cell("hvm", 1), &observed(1000, 3)).unwrap()).unwrap();
+        two.append(rows(&cell("hvm", 2), &observed(1000, 3)).unwrap()).unwrap();
+        assert_eq!((two.rows().len(), ResultFile::open(&path, &varied()).unwrap().rows().len()), (4, 4));
     }
 
     #[test]
