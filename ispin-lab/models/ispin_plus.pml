@@ -8,7 +8,7 @@
  *   - one holder at a time;
  *   - tickets are served in their order, and the queue never loses one (no deadlock);
  *   - nobody is admitted while a member is off its pCPU, unless max_defer is over;
- *   - a refused vCPU takes a ticket after at most MAX_DEFER + 1 of its own quanta.
+ *   - a refused vCPU takes a ticket after at most MAX_DEFER + 1 of its own quanta; MAX_STALLED + 1, if members are off.
  *
  * -DTORN_TAKE, -DNO_MAX_DEFER and -DFORGETS_QUEUE break it, each in one way; spin finds a counterexample of each.
  */
@@ -21,6 +21,9 @@
 #endif
 #ifndef MAX_DEFER
 #define MAX_DEFER 2	/* quanta that a vCPU is refused at most */
+#endif
+#ifndef MAX_STALLED
+#define MAX_STALLED 3	/* the same while a member is off */
 #endif
 #define QUANTUM 4	/* steps that a vCPU makes in a quantum, if it is not taken off before */
 #define CSD 1		/* estimate of a passage, in steps */
@@ -93,9 +96,9 @@ end:	do
 #ifdef NO_MAX_DEFER
 		forced = false;
 #else
-		forced = quanta[me] > MAX_DEFER;
+		forced = quanta[me] > (stalled -> MAX_STALLED : MAX_DEFER);
 #endif
-		assert(quanta[me] <= MAX_DEFER + 1);
+		assert(quanta[me] <= MAX_STALLED + 1);
 		if
 		:: (timely && !stalled) || forced ->
 			assert(!MEMBER_OFF || forced);

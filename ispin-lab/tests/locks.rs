@@ -331,6 +331,39 @@ fn ispin_plus_is_refused_while_a_member_of_the_queue_is_off_its_pcpu() {
 }
 
 #[test]
+fn ispin_plus_waits_longer_for_a_member_that_is_off_but_not_for_ever() {
+    const MAX_DEFER_MS: u32 = 8;
+    let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
+    let lock = (algorithm.make)(0, &Parameters { max_defer_ms: MAX_DEFER_MS, ..Parameters::default() });
+    let world = World::new(2, NO_LIMIT);
+    let mut holder = world.vcpu(0);
+    lock.lock(&mut holder, 1);
+    let on = Slot { ids: Ids::UNPUBLISHED.next_dispatch().0, preemption_time: NO_LIMIT, ..Slot::default() };
+    world.publish(0, Slot { ids: Ids(on.ids).switched_out().0, ..on });
+    std::thread::scope(|scope| {
+        let begin = Instant::now();
+        let waiter = scope.spawn(|| {
+            let mut me = world.vcpu(1);
+            lock.lock(&mut me, 1);
+            lock.unlock(&mut me, 1);
+        });
+        let is_waiting = || {
+            // SAFETY: one aligned word, written by a running thread with volatile stores.
+            let word = Word(unsafe { (&raw const (*world.rows[1].get()).word).read_volatile() });
+            word.phase().map(|phase| phase.name()) == Some("waiting")
+        };
+        while !is_waiting() {
+            assert!(begin.elapsed() < Duration::from_secs(60), "no ticket after a minute");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let least = Duration::from_millis(u64::from(MAX_DEFER_MS) * 16);
+        assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
+        lock.unlock(&mut holder, 1);
+        waiter.join().expect("waiter");
+    });
+}
+
+#[test]
 fn ispin_plus_gives_in_after_max_defer() {
     let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
     let lock = (algorithm.make)(0, &Parameters { max_defer_ms: 30, ..Parameters::default() });

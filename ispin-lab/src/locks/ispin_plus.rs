@@ -5,7 +5,9 @@
 //! so the queue never empties: the convoy. Four changes end it (docs/ispin-plus.md argues and measures them):
 //!
 //! 1. A ticket is also refused while the holder or a waiter is off its pCPU.
-//! 2. A refused thread asks again before it takes a ticket, for at most `max_defer`.
+//! 2. A refused thread asks again before it takes a ticket, for `max_defer`, and while somebody in the queue is off its pCPU for
+//!    16 times as long: in a crowd of vCPUs everybody is off for longer than `max_defer` in every round, and whoever joined
+//!    then would wait in the queue for the one that is missing, and keep the convoy alive.
 //! 3. It yields its pCPU meanwhile, in which the vCPU that is missing may be the next to run.
 //! 4. A thread that holds another lock is not refused: those that wait for that one would wait with it.
 
@@ -33,6 +35,9 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
         Box::new(IspinPlus { passages: Passages::new(id), members: Members::new(), max_defer })
     },
 };
+
+/// How many times `max_defer` a ticket is refused because somebody in the queue is off its pCPU.
+const STALLED_FOR: u64 = 16;
 
 struct IspinPlus {
     passages: Passages,
@@ -79,12 +84,20 @@ impl World for Asking<'_> {
         self.refused = Some((self.now, OffCpu::since(&self.slot)));
     }
 
-    fn wait(&mut self) -> bool {
+    fn wait(&mut self) {
         rustix::thread::sched_yield();
-        let Some((since, off)) = &mut self.refused else { return true };
-        off.watch(self.me);
-        self.deferred.off = off.total;
-        self.me.now() < *since + self.max_defer
+        if let Some((_, off)) = &mut self.refused {
+            off.watch(self.me);
+            self.deferred.off = off.total;
+        }
+    }
+
+    fn gives_in(&mut self, why: Refusal) -> bool {
+        let limit = match why {
+            Refusal::Time(_) => self.max_defer,
+            Refusal::Stalled => self.max_defer.saturating_mul(STALLED_FOR),
+        };
+        self.refused.as_ref().is_none_or(|(since, _)| self.now >= since.saturating_add(limit))
     }
 }
 

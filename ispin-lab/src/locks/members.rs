@@ -36,8 +36,11 @@ pub trait World {
     fn is_off(&mut self, vcpu: u32) -> bool;
     /// Called once, when the first answer is a refusal.
     fn refused(&mut self, lql: u32, why: Refusal);
-    /// Lets time go by. False: this has lasted for long enough, the ticket is taken all the same.
-    fn wait(&mut self) -> bool;
+    /// Lets time go by.
+    fn wait(&mut self);
+    /// Asked after each wait that ends in a refusal again: whether this has lasted for long enough, and the ticket is taken all
+    /// the same.
+    fn gives_in(&mut self, why: Refusal) -> bool;
 }
 
 impl Default for Members {
@@ -81,14 +84,17 @@ impl Members {
         None
     }
 
-    /// Waits until a ticket may be taken, or [`World::wait`] gives up. Asks again after each wait.
+    /// Waits until a ticket may be taken, or [`World::gives_in`]. Asks again after each wait, and gives in after that only: a
+    /// wait can last for long, and much can have changed.
     #[inline(always)]
     pub fn admit(&self, world: &mut impl World) {
         if let Some((lql, why)) = self.refusal(world) {
             world.refused(lql, why);
-            while world.wait() {
-                if self.refusal(world).is_none() {
-                    break;
+            loop {
+                world.wait();
+                match self.refusal(world) {
+                    Some((_, why)) if !world.gives_in(why) => {}
+                    _ => break,
                 }
             }
         }

@@ -98,7 +98,8 @@ pub struct Parameters {
     /// `oticket`: turns before a waiter that is not near sleeps. No figure is public: an assumption
     #[arg(long, value_name = "TURNS", default_value_t = 1 << 8)]
     pub oticket_far_turns: u32,
-    /// `ispin+`: how long a thread is refused at most before it takes a ticket all the same, ms
+    /// `ispin+`: how long a thread is refused at most before it takes a ticket all the same, ms; 16 times as long while somebody
+    /// in the queue is off its pCPU
     #[arg(long, value_name = "MS", default_value_t = 250)]
     pub max_defer_ms: u32,
 }

@@ -92,10 +92,13 @@ impl World for Asking<'_> {
         assert_eq!(self.asked, 0, "a refusal is told once");
     }
 
-    fn wait(&mut self) -> bool {
+    fn wait(&mut self) {
         self.asked += 1;
         (self.relax)();
         assert!(self.asked <= PATIENCE + 1, "asked again after it gave in");
-        self.asked <= PATIENCE
+    }
+
+    fn gives_in(&mut self, _why: Refusal) -> bool {
+        self.asked > PATIENCE
     }
 }
