@@ -81,9 +81,9 @@ pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdi
             None if runs > 0 => format!("{runs} runs so far, fewer than {LEAST_RUNS} of any cell"),
             None => "no run so far".to_owned(),
         })
-    } else if known.iter().all(|holds| *holds == Holds::Yes) {
+    } else if known.len() == judged.len() && known.iter().all(|holds| *holds == Holds::Yes) {
         Verdict::Reproduced
-    } else if known.iter().all(|holds| *holds == Holds::No) {
+    } else if known.len() == judged.len() && known.iter().all(|holds| *holds == Holds::No) {
         Verdict::NotReproduced
     } else {
         Verdict::Partly
@@ -237,6 +237,18 @@ mod tests {
             [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0, 1.0, 49.0, 90.0, 90.0])].concat();
         let (verdict, cells) = judge(&claim(), &samples, None);
         assert_eq!((verdict, cells[0].holds), (Verdict::Partly, Some(Holds::Unclear)));
+    }
+
+    #[test]
+    fn a_cell_that_cannot_be_told_yet_keeps_the_verdict_open() {
+        let samples = [
+            runs("ticket", "4", &[100.0; 5]),
+            runs("hvm", "4", &[1.0; 5]),
+            runs("ticket", "8", &[100.0; 5]),
+            runs("hvm", "8", &[1.0; 2]),
+        ]
+        .concat();
+        assert_eq!(judge(&claim(), &samples, None).0, Verdict::Partly);
     }
 
     #[test]

@@ -81,7 +81,8 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
             let missing = found.and_then(|found| found.missing.as_deref());
             let missing = missing.or((extent == Extent::Quick).then_some("a run of --full"));
             let (verdict, cells) = judge::judge(&claim, samples, missing);
-            Outcome { claim, verdict, cells }
+            let complete = found.is_some_and(|found| found.samples.len() >= found.planned);
+            Outcome { claim, verdict, cells, complete }
         })
         .collect();
     let mut pictures: Vec<Figure> = vec![];
@@ -105,8 +106,9 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
     write(&folder.join("report.md"), &text)?;
     write(&folder.join("report.html"), &report::page(&text, &material.figures))?;
     let mut said = String::new();
-    for Outcome { claim, verdict, .. } in &material.outcomes {
-        said += &format!("{:<20} {:<20} {}\n", verdict.word(), claim.id, claim.claim);
+    for outcome in &material.outcomes {
+        let verdict = format!("{}{}", outcome.verdict.word(), outcome.so_far());
+        said += &format!("{verdict:<20} {:<20} {}\n", outcome.claim.id, outcome.claim.claim);
     }
     said += &format!("\n{}\n", folder.join("report.html").display());
     if material.found.iter().all(|(_, found)| found.samples.is_empty()) {

@@ -19,6 +19,16 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Cell by cell.
     pub cells: Vec<Judged>,
+    /// Whether all runs of its experiment have been done.
+    pub complete: bool,
+}
+
+impl Outcome {
+    /// What follows the verdict's word where more runs can change it.
+    pub fn so_far(&self) -> &'static str {
+        let decided = !matches!(self.verdict, Verdict::NotMeasurable(_));
+        if decided && !self.complete { " so far" } else { "" }
+    }
 }
 
 /// What a report is made of.
@@ -61,7 +71,8 @@ pub fn markdown(material: &Material) -> String {
          Teabe et al., EuroSys 2017. The claims and their thresholds are in `docs/claims.toml`.\n\n\
          A ratio compares medians; in brackets is the interval that 95 of 100 resamples of the runs give. A claim holds in a \
          cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side (counts that every run gives \
-         again need one). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none.\n\n"
+         again need one). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. \
+         *So far*: not all runs have been done.\n\n"
     );
     verdicts(&mut out, material);
     out += "\n## What was run\n\n| experiment | runs | of | made by | missing because |\n|---|---|---|---|---|\n";
@@ -93,7 +104,8 @@ pub fn markdown(material: &Material) -> String {
 
 fn verdicts(out: &mut String, material: &Material) {
     *out += "| claim | where | threshold | measured | verdict |\n|---|---|---|---|---|\n";
-    for Outcome { claim, verdict, cells } in &material.outcomes {
+    for outcome in &material.outcomes {
+        let Outcome { claim, verdict, cells, .. } = outcome;
         let measured: Vec<String> = cells
             .iter()
             .filter_map(|cell| Some((cell, cell.figure.as_ref()?)))
@@ -104,20 +116,22 @@ fn verdicts(out: &mut String, material: &Material) {
             .collect();
         let _ = writeln!(
             out,
-            "| {} | {} | {} {} | {} | **{}** |",
+            "| {} | {} | {} {} | {} | **{}**{} |",
             cell(&claim.claim),
             cell(&claim.section),
             claim.metric,
             claim.threshold(),
             cell(&measured.join("; ")),
-            verdict.word()
+            verdict.word(),
+            outcome.so_far()
         );
     }
 }
 
 fn details(out: &mut String, outcome: &Outcome) {
-    let Outcome { claim, verdict, cells } = outcome;
-    let _ = write!(out, "\n### {}: {}\n\n{} ({}). ", claim.id, verdict.word(), claim.claim, claim.section);
+    let Outcome { claim, verdict, cells, .. } = outcome;
+    let said = format!("{}{}", verdict.word(), outcome.so_far());
+    let _ = write!(out, "\n### {}: {said}\n\n{} ({}). ", claim.id, claim.claim, claim.section);
     let compared = match &claim.against {
         Some(against) => {
             let values: Vec<String> = against.iter().map(|(name, value)| format!("{name} {value}")).collect();
@@ -182,8 +196,8 @@ pub fn page(markdown: &str, figures: &[Figure]) -> String {
         ("partly", "partly"),
         ("not measurable here", "not-measurable"),
     ] {
-        let plain = format!("<td><strong>{word}</strong></td>");
-        body = body.replace(&plain, &format!("<td class=\"{class}\"><strong>{word}</strong></td>"));
+        let plain = format!("<td><strong>{word}</strong>");
+        body = body.replace(&plain, &format!("<td class=\"{class}\"><strong>{word}</strong>"));
     }
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>ispin: what holds of the paper's claims</title>\n\
@@ -209,7 +223,12 @@ mod tests {
         let claim = claims::read(text, &["e"]).unwrap().remove(0);
         Material {
             extent: Extent::Quick,
-            outcomes: vec![Outcome { claim, verdict: Verdict::Reproduced, cells: vec![judged] }],
+            outcomes: vec![Outcome {
+                claim,
+                verdict: Verdict::Reproduced,
+                cells: vec![judged],
+                complete: false,
+            }],
             found: vec![("e", found)],
             figures: vec![Figure {
                 name: "f".into(),
@@ -232,7 +251,7 @@ mod tests {
         let material = material(&found);
         let text = markdown(&material);
         for words in [
-            "| far fewer \\| PSP | 5.3 | psp at most 0.5 times | vcpus 4: 0.0120 | **reproduced** |",
+            "| far fewer \\| PSP | 5.3 | psp at most 0.5 times | vcpus 4: 0.0120 | **reproduced** so far |",
             "| vcpus 4 | 5, 6 | 0.0120 [0.0100, 0.0200] | holds | `ispin-lab vm --seed 1` |",
             "| e: t | 0 | 10 | `ispin-lab matrix` | no root |",
             "![a picture](f.svg)",
@@ -241,7 +260,7 @@ mod tests {
         }
         let page = page(&text, &material.figures);
         assert!(page.contains("<svg id='one'/>") && !page.contains("<img"), "{page}");
-        assert!(page.contains("<td class=\"reproduced\"><strong>reproduced</strong></td>"), "{page}");
+        assert!(page.contains("<td class=\"reproduced\"><strong>reproduced</strong> so far</td>"), "{page}");
         assert!(!page.contains("http"), "a page that needs no other: {page}");
     }
 }
