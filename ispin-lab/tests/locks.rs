@@ -303,15 +303,21 @@ fn nobody_with_a_ticket_is_overtaken_in_a_queue() {
     }
 }
 
+/// Lets vCPU 0 take the lock and lose its pCPU; also tells its slot from when it was on it.
+fn preempted_holder(lock: &dyn Lock, world: &World) -> (Vcpu, Slot) {
+    let mut holder = world.vcpu(0);
+    lock.lock(&mut holder, 1);
+    let on = Slot { ids: Ids::UNPUBLISHED.next_dispatch().0, preemption_time: NO_LIMIT, ..Slot::default() };
+    world.publish(0, Slot { ids: Ids(on.ids).switched_out().0, ..on });
+    (holder, on)
+}
+
 #[test]
 fn ispin_plus_is_refused_while_a_member_of_the_queue_is_off_its_pcpu() {
     let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
     let lock = (algorithm.make)(0, &Parameters::default());
     let world = World::new(2, NO_LIMIT);
-    let mut holder = world.vcpu(0);
-    lock.lock(&mut holder, 1);
-    let on = Slot { ids: Ids::UNPUBLISHED.next_dispatch().0, preemption_time: NO_LIMIT, ..Slot::default() };
-    world.publish(0, Slot { ids: Ids(on.ids).switched_out().0, ..on });
+    let (mut holder, on) = preempted_holder(lock.as_ref(), &world);
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             let mut me = world.vcpu(1);
@@ -336,10 +342,7 @@ fn ispin_plus_waits_longer_for_a_member_that_is_off_but_not_for_ever() {
     let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
     let lock = (algorithm.make)(0, &Parameters { max_defer_ms: MAX_DEFER_MS, ..Parameters::default() });
     let world = World::new(2, NO_LIMIT);
-    let mut holder = world.vcpu(0);
-    lock.lock(&mut holder, 1);
-    let on = Slot { ids: Ids::UNPUBLISHED.next_dispatch().0, preemption_time: NO_LIMIT, ..Slot::default() };
-    world.publish(0, Slot { ids: Ids(on.ids).switched_out().0, ..on });
+    let (mut holder, _) = preempted_holder(lock.as_ref(), &world);
     std::thread::scope(|scope| {
         let begin = Instant::now();
         let waiter = scope.spawn(|| {
