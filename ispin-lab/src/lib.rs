@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 pub mod chart;
+pub mod healing;
 pub mod instructions;
 pub mod load;
 pub mod locks;

@@ -1,8 +1,5 @@
 //! `ispin-lab`: runs locks in worlds and measures them.
 
-use std::fs::Permissions;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,12 +8,12 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ispin_agent::bpf::btf::KERNEL_BTF;
+use ispin_lab::healing::{self, InjectionResult};
 use ispin_lab::instructions::{self, InstructionOptions};
 use ispin_lab::matrix::{self, Experiment, ResultFile};
 use ispin_lab::noise;
 use ispin_lab::overhead;
 use ispin_lab::threads::hypervisor::Hypervisor;
-use ispin_lab::threads::injector::{self, InjectionResult};
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
@@ -262,7 +259,7 @@ fn run(cli: Cli) -> Result<()> {
                     if let Some(result) = results.last_mut() {
                         result.healings.extend(healings);
                     }
-                    save_healings(&results, json.as_deref())?;
+                    healing::save(&results, json.as_deref())?;
                 }
             }
             tell_healings(&results, json.as_deref())
@@ -290,26 +287,9 @@ fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// Writes the file in one step: it is whole at any moment. What is no file, as /dev/stdout, is written to.
-fn save_healings(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
-    let Some(path) = json else { return Ok(()) };
-    let writing = || format!("writing {}", path.display());
-    let text = serde_json::to_string_pretty(results)? + "\n";
-    if path.metadata().is_ok_and(|there| !there.is_file()) {
-        return std::fs::write(path, text).with_context(writing);
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let readable = Permissions::from_mode(0o644);
-    let mut file =
-        tempfile::Builder::new().permissions(readable).tempfile_in(folder).with_context(writing)?;
-    file.write_all(text.as_bytes()).with_context(writing)?;
-    file.persist(path).with_context(writing)?;
-    Ok(())
-}
-
 fn tell_healings(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
-    save_healings(results, json)?;
-    println!("{}", injector::table(results));
+    healing::save(results, json)?;
+    println!("{}", healing::table(results));
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use ispin_common::threads::{GATE_RUN, GATE_STOP, KernelRow};
 
 use super::calibrate::{self, Tick};
 use super::host_windows::HostWindows;
-use super::injector::{Healing, Injector, Target};
+use super::injector::{Injector, Target};
 use super::machine::Machine;
 use super::options::RunOptions;
 use super::result::RunResult;
@@ -22,6 +22,7 @@ use super::scheduling::{HYPERVISOR_PRIORITY, Policy, choose_cpus, set_policy};
 use super::totals::Totals;
 use super::vm_process::{Started, VmConfig};
 use super::vms::Vms;
+use crate::healing::Healing;
 use crate::vcpu::monotonic_ns;
 use crate::workload;
 

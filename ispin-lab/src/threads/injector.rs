@@ -1,21 +1,17 @@
 //! The convoy injector: takes the pCPU from a vCPU that holds a lock, at a moment that nothing announced, gives it back, and
 //! watches how long the lock needs until no quantum ends in a problematic preemption any more.
 
-use std::collections::BTreeSet;
 use std::ptr::{addr_of, addr_of_mut, read_volatile};
 
 use anyhow::{Result, anyhow};
 use ispin_agent::bpf::publisher::PublisherMaps;
 use ispin_common::ring::Ring;
 use ispin_common::threads::{Phase, Word};
-use serde::Serialize;
 
 use super::host_windows::HostWindows;
-use super::result::RunResult;
 use super::scheduling::{Policy, VCPU_PRIORITY, set_policy_of};
+use crate::healing::{Healing, healed_after};
 
-/// Quanta without a problematic preemption after which a lock counts as healed.
-const QUIET_QUANTA: u64 = 3;
 /// How long the injector waits before it looks for a holder again, ns.
 const LOOK_AGAIN: u64 = 50_000;
 /// Least distance to a host window, in quanta: within it nothing is injected.
@@ -32,18 +28,6 @@ pub struct Target {
     pub cpu: usize,
     /// Incidents that its ring has dropped so far.
     pub dropped: u64,
-}
-
-/// One preemption and what came of it.
-#[derive(Clone, Debug, Serialize)]
-pub struct Healing {
-    /// Quanta from the return of the holder to the first of three without a problematic preemption; `None` = the observation
-    /// ended before.
-    pub quanta: Option<u64>,
-    /// Problematic preemptions from the injection to the end of its observation.
-    pub psp: u64,
-    /// Acquisitions of the observation, for each quantum of it.
-    pub acquisitions_per_quantum: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -171,81 +155,5 @@ impl Injector {
             }
         }
         Ok((times, dropped))
-    }
-}
-
-/// The first quantum from `back` on that begins three of them without any of `times`, if they are all within `watched`.
-pub fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64) -> Option<u64> {
-    let noisy: BTreeSet<u64> = times.iter().filter_map(|&at| Some(at.checked_sub(back)? / quantum)).collect();
-    (0..watched.saturating_sub(QUIET_QUANTA - 1))
-        .find(|&from| noisy.range(from..from + QUIET_QUANTA).next().is_none())
-}
-
-/// What a lock made of its injections.
-#[derive(Clone, Debug, Serialize)]
-pub struct InjectionResult {
-    /// Name of the lock.
-    pub lock: String,
-    /// vCPUs.
-    pub vcpus: u32,
-    /// Each injection.
-    pub healings: Vec<Healing>,
-    /// The run that they were made in, of the threads world.
-    pub run: Option<RunResult>,
-}
-
-/// One line for each lock.
-pub fn table(results: &[InjectionResult]) -> String {
-    let mut builder = tabled::builder::Builder::default();
-    builder.push_record([
-        "lock",
-        "vCPUs",
-        "injections",
-        "healed",
-        "quanta median",
-        "quanta max",
-        "PSP each, median",
-        "acquisitions/quantum",
-    ]);
-    for result in results {
-        let of = |f: fn(&Healing) -> f64| crate::matrix::median(result.healings.iter().map(f));
-        // One that did not heal needed longer than any other.
-        let quanta = |h: &Healing| h.quanta.map_or(f64::INFINITY, |quanta| quanta as f64);
-        let max = result.healings.iter().map(quanta).fold(0.0, f64::max);
-        let shown = |q: f64| if q.is_infinite() { "not healed".into() } else { format!("{q}") };
-        builder.push_record([
-            result.lock.clone(),
-            result.vcpus.to_string(),
-            result.healings.len().to_string(),
-            result.healings.iter().filter(|h| h.quanta.is_some()).count().to_string(),
-            shown(of(quanta)),
-            shown(max),
-            format!("{}", of(|h| h.psp as f64)),
-            format!("{:.0}", of(|h| h.acquisitions_per_quantum)),
-        ]);
-    }
-    builder.build().with(tabled::settings::Style::markdown()).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lock_is_healed_when_three_quanta_are_quiet() {
-        assert_eq!(healed_after(&[], 100, 10, 5), Some(0));
-        assert_eq!(
-            healed_after(&[90, 105], 100, 10, 5),
-            Some(1),
-            "what was before the return does not count"
-        );
-        assert_eq!(healed_after(&[105, 125], 100, 10, 8), Some(3));
-        assert_eq!(
-            healed_after(&[105, 115, 125, 135], 100, 10, 6),
-            None,
-            "the end of the observation came before"
-        );
-        assert_eq!(healed_after(&[139], 100, 10, 7), Some(0));
-        assert_eq!(healed_after(&[], 100, 10, 2), None, "observed for too short");
     }
 }

@@ -6,7 +6,7 @@
 //! | [`options`] | what one run is, on the command line and in experiment files |
 //! | [`machine`] | what is changed on the machine, and putting it back |
 //! | [`hypervisor`] | one run, from the start of the publisher to its end |
-//! | [`injector`] | preempting a holder on purpose, and what comes of it |
+//! | [`injector`] | preempting a holder on purpose |
 //! | `host_windows` | when the VMs are paused for the machine's other work |
 //! | `vms` | the VM processes of a run, seen from the hypervisor |
 //! | `totals` | what was counted in a run, summed up |

@@ -47,13 +47,14 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 12] = [
+pub const EXPERIMENTS: [Experiment; 13] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
         quick: Some(file!("quick/threads-locks")),
         full: file!("threads-locks"),
     },
+    Experiment { name: "threads-long", world: World::Threads, quick: None, full: file!("threads-long") },
     Experiment {
         name: "threads-ops",
         world: World::Threads,

@@ -12,8 +12,8 @@ use ispin_agent::model::Snapshot;
 
 use super::experiment::parse;
 use super::run;
+use crate::healing::{Healing, healed_after};
 use crate::load::micro::Stall;
-use crate::threads::injector::{Healing, healed_after};
 use crate::vm::report::LoadResult;
 
 /// Length of a quantum, ms: credit's.
