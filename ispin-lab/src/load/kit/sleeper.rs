@@ -2,7 +2,7 @@
 //! vCPU at once (BOOST in Xen's credit scheduler), before the quantum of the one that runs is over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -13,8 +13,14 @@ use super::team::allowed_cpus;
 
 /// A thread that sleeps so long, again and again, until it is dropped or [ended](Self::end).
 pub struct Sleeper {
-    stop: Arc<AtomicBool>,
-    handle: Option<JoinHandle<Result<u64>>>,
+    shared: Arc<Shared>,
+    handle: Option<JoinHandle<Result<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    sleeps: AtomicU64,
 }
 
 impl Sleeper {
@@ -23,42 +29,44 @@ impl Sleeper {
         let cpus = allowed_cpus()?;
         ensure!(cpus.len() > 1, "a sleeper needs a CPU besides those of the load, and there is one only");
         let last = cpus[cpus.len() - 1];
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let sleep = move || -> Result<u64> {
+        let shared = Arc::new(Shared::default());
+        let its = Arc::clone(&shared);
+        let sleep = move || -> Result<()> {
             let mut set = CpuSet::new();
             set.set(last);
             sched_setaffinity(None, &set).with_context(|| format!("pinning the sleeper to CPU {last}"))?;
-            let mut sleeps = 0;
-            while !stopped.load(Ordering::Relaxed) {
+            while !its.stop.load(Ordering::Relaxed) {
                 std::thread::sleep(time);
-                sleeps += 1;
+                its.sleeps.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(sleeps)
+            Ok(())
         };
         let handle = std::thread::Builder::new()
             .name("sleeper".into())
             .spawn(sleep)
             .context("starting the sleeper")?;
-        Ok(Self { stop, handle: Some(handle) })
+        Ok(Self { shared, handle: Some(handle) })
     }
 
     /// Ends it after its current sleep; how often it woke.
     pub fn end(mut self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         let handle = self.handle.take().context("the sleeper was ended twice")?;
-        handle.join().map_err(|_| anyhow!("the sleeper panicked"))?
+        handle.join().map_err(|_| anyhow!("the sleeper panicked"))??;
+        Ok(self.shared.sleeps.load(Ordering::Relaxed))
     }
 }
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -68,7 +76,11 @@ mod tests {
             return;
         }
         let sleeper = Sleeper::start(Duration::from_millis(1)).unwrap();
-        std::thread::sleep(Duration::from_millis(30));
+        let begin = Instant::now();
+        while sleeper.shared.sleeps.load(Ordering::Relaxed) < 2 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "it does not sleep again");
+            std::thread::yield_now();
+        }
         assert!(sleeper.end().unwrap() >= 2);
     }
 }
