@@ -11,13 +11,19 @@ use serde::Serialize;
 
 use crate::threads::result::RunResult;
 
-/// Quanta without a problematic preemption after which a lock counts as healed.
-const QUIET_QUANTA: u64 = 3;
+/// Fewest quanta without a problematic preemption after which a lock counts as healed.
+const LEAST_QUIET: u64 = 3;
+
+/// Quanta without a problematic preemption after which a lock counts as healed: as many as every vCPU needs for one of its own, for a
+/// lock that does nothing has some quiet quanta by chance.
+pub fn quiet_quanta(vcpus: u64, pcpus: u64) -> u64 {
+    vcpus.div_ceil(pcpus.max(1)).max(LEAST_QUIET)
+}
 
 /// One preemption and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Healing {
-    /// Quanta from the return of the holder to the first of three without a problematic preemption; `None` = the observation
+    /// Quanta from the return of the holder to the first of [`quiet_quanta`] without a problematic preemption; `None` = the observation
     /// ended before.
     pub quanta: Option<u64>,
     /// Problematic preemptions from the injection to the end of its observation.
@@ -26,11 +32,10 @@ pub struct Healing {
     pub acquisitions_per_quantum: f64,
 }
 
-/// The first quantum from `back` on that begins three of them without any of `times`, if they are all within `watched`.
-pub fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64) -> Option<u64> {
+/// The first quantum from `back` on that begins `quiet` of them without any of `times`, if they are all within `watched`.
+pub fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64, quiet: u64) -> Option<u64> {
     let noisy: BTreeSet<u64> = times.iter().filter_map(|&at| Some(at.checked_sub(back)? / quantum)).collect();
-    (0..watched.saturating_sub(QUIET_QUANTA - 1))
-        .find(|&from| noisy.range(from..from + QUIET_QUANTA).next().is_none())
+    (0..(watched + 1).saturating_sub(quiet)).find(|&from| noisy.range(from..from + quiet).next().is_none())
 }
 
 /// What a lock made of its injections.
@@ -40,6 +45,8 @@ pub struct InjectionResult {
     pub lock: String,
     /// vCPUs.
     pub vcpus: u32,
+    /// How many quanta without a problematic preemption were asked of it.
+    pub quiet_quanta: u64,
     /// Each injection.
     pub healings: Vec<Healing>,
     /// The run that they were made in, of the threads world.
@@ -104,20 +111,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_is_healed_when_three_quanta_are_quiet() {
-        assert_eq!(healed_after(&[], 100, 10, 5), Some(0));
+    fn a_lock_is_healed_when_a_round_is_quiet() {
+        assert_eq!(healed_after(&[], 100, 10, 5, 3), Some(0));
         assert_eq!(
-            healed_after(&[90, 105], 100, 10, 5),
+            healed_after(&[90, 105], 100, 10, 5, 3),
             Some(1),
             "what was before the return does not count"
         );
-        assert_eq!(healed_after(&[105, 125], 100, 10, 8), Some(3));
+        assert_eq!(healed_after(&[105, 125], 100, 10, 8, 3), Some(3));
         assert_eq!(
-            healed_after(&[105, 115, 125, 135], 100, 10, 6),
+            healed_after(&[105, 115, 125, 135], 100, 10, 6, 3),
             None,
             "the end of the observation came before"
         );
-        assert_eq!(healed_after(&[139], 100, 10, 7), Some(0));
-        assert_eq!(healed_after(&[], 100, 10, 2), None, "observed for too short");
+        assert_eq!(healed_after(&[139], 100, 10, 7, 3), Some(0));
+        assert_eq!(healed_after(&[], 100, 10, 2, 3), None, "observed for too short");
+        assert_eq!(healed_after(&[105, 145], 100, 10, 20, 8), Some(5), "three quiet quanta are not a round");
+        assert_eq!((quiet_quanta(8, 1), quiet_quanta(9, 2), quiet_quanta(2, 2)), (8, 5, 3));
     }
 }

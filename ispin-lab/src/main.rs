@@ -242,20 +242,26 @@ fn run(cli: Cli) -> Result<()> {
             let mut results = vec![];
             for name in lock {
                 let (run, healings) = hypervisor.run_injected(&name, &options, every)?;
-                results.push(InjectionResult { lock: name, vcpus: options.vcpus, healings, run: Some(run) });
+                let vcpus = options.vcpus;
+                let quiet_quanta =
+                    healing::quiet_quanta(u64::from(options.vms * vcpus), u64::from(run.pcpus));
+                results.push(InjectionResult { lock: name, vcpus, quiet_quanta, healings, run: Some(run) });
             }
             drop(hypervisor);
             tell_healings(&results, json.as_deref())
         }
         Cmd::InjectXen { lock, every, vcpus, policy, seconds, csd, seed, repeats, json } => {
             let mut results: Vec<InjectionResult> = vec![];
+            let injection = Injection { vcpus, policy: &policy, seconds, every, seed, csd };
+            let quiet_quanta = injection.quiet_quanta();
             for name in lock {
-                results.push(InjectionResult { lock: name.clone(), vcpus, healings: vec![], run: None });
+                let (lock, healings) = (name.clone(), vec![]);
+                results.push(InjectionResult { lock, vcpus, quiet_quanta, healings, run: None });
                 for seed in seed..seed.saturating_add(repeats) {
                     eprintln!("{name}, seed {seed}");
-                    let injection = Injection { vcpus, policy: &policy, seconds, every, seed, csd };
-                    let healings =
-                        injection.run(&name).with_context(|| format!("--lock {name} --seed {seed}"))?;
+                    let healings = Injection { seed, ..injection }
+                        .run(&name)
+                        .with_context(|| format!("--lock {name} --seed {seed}"))?;
                     if let Some(result) = results.last_mut() {
                         result.healings.extend(healings);
                     }

@@ -22,7 +22,7 @@ use super::scheduling::{HYPERVISOR_PRIORITY, Policy, choose_cpus, set_policy};
 use super::totals::Totals;
 use super::vm_process::{Started, VmConfig};
 use super::vms::Vms;
-use crate::healing::Healing;
+use crate::healing::{Healing, quiet_quanta};
 use crate::vcpu::monotonic_ns;
 use crate::workload;
 
@@ -248,7 +248,8 @@ impl Hypervisor {
         vms.go()?;
         let mut injector = inject_every.map(|every| {
             let quantum = u64::from(options.slice_ms) * 1_000_000;
-            Injector::new(quantum, every, begin, targets)
+            let vcpus = u64::from(options.vms * options.vcpus);
+            Injector::new(quantum, every, quiet_quanta(vcpus, cpus.len() as u64), begin, targets)
         });
         let ran = self.supervise(control, vms, window, end, injector.as_mut(), &publisher.maps);
         let after = Totals::read(publisher, options)?;

@@ -46,6 +46,8 @@ pub struct Injector {
     quantum: u64,
     /// From the return of a holder to the next injection.
     every: u64,
+    /// Quanta that have to be quiet.
+    quiet: u64,
     state: State,
     /// Operations at the injection.
     begun: u64,
@@ -55,10 +57,18 @@ pub struct Injector {
 
 impl Injector {
     /// One that injects every `every_quanta` quanta of `quantum` ns, beginning that long after `begin`,
-    /// from one of `targets`.
-    pub fn new(quantum: u64, every_quanta: u32, begin: u64, targets: Vec<Target>) -> Self {
+    /// from one of `targets`; a lock has healed when `quiet` quanta are.
+    pub fn new(quantum: u64, every_quanta: u32, quiet: u64, begin: u64, targets: Vec<Target>) -> Self {
         let every = quantum * u64::from(every_quanta);
-        Self { targets, quantum, every, state: State::Looking(begin + every), begun: 0, healings: vec![] }
+        Self {
+            targets,
+            quantum,
+            every,
+            quiet,
+            state: State::Looking(begin + every),
+            begun: 0,
+            healings: vec![],
+        }
     }
 
     /// When [`Self::step`] has something to do next.
@@ -97,7 +107,8 @@ impl Injector {
                 let acquisitions = (self.operations(maps)? - self.begun) as f64;
                 self.healings.push(Healing {
                     // What was dropped came last: nothing is known of the end.
-                    quanta: healed_after(&times, back, self.quantum, watched).filter(|_| dropped == 0),
+                    quanta: healed_after(&times, back, self.quantum, watched, self.quiet)
+                        .filter(|_| dropped == 0),
                     psp: times.len() as u64 + dropped,
                     acquisitions_per_quantum: acquisitions / (watched + 1) as f64,
                 });

@@ -12,7 +12,7 @@ use ispin_agent::model::Snapshot;
 
 use super::experiment::parse;
 use super::run;
-use crate::healing::{Healing, healed_after};
+use crate::healing::{Healing, healed_after, quiet_quanta};
 use crate::load::micro::Stall;
 use crate::vm::report::LoadResult;
 
@@ -20,6 +20,9 @@ use crate::vm::report::LoadResult;
 const SLICE_MS: u64 = 30;
 /// Cycles of the guests' TSC in a millisecond while instructions are counted.
 const CYCLES_PER_MS: u64 = 1_000_000;
+
+/// Guests that share the pCPU.
+const GUESTS: u32 = 2;
 
 /// What is run.
 pub struct Injection<'a> {
@@ -40,7 +43,7 @@ pub struct Injection<'a> {
 impl Injection<'_> {
     fn arguments(&self, lock: &str, json: &Path) -> Vec<String> {
         let words = format!(
-            "--hypervisor xen --guests 2 --pcpus 1 --type pv --scheduler credit --policy {} --vcpus {} --lock {lock} \
+            "--hypervisor xen --guests {GUESTS} --pcpus 1 --type pv --scheduler credit --policy {} --vcpus {} --lock {lock} \
              --workload micro --csd {} --seconds {} --deterministic --interval 100ms --seed {} --json",
             self.policy, self.vcpus, self.csd, self.seconds, self.seed
         );
@@ -48,6 +51,11 @@ impl Injection<'_> {
         let mut arguments: Vec<String> = words.split(' ').map(str::to_owned).collect();
         arguments.extend([json.display().to_string(), "--".into(), "--stall-ms".into(), stall]);
         arguments
+    }
+
+    /// Quanta without a problematic preemption after which a lock has healed.
+    pub fn quiet_quanta(&self) -> u64 {
+        quiet_quanta(u64::from(GUESTS * self.vcpus), 1)
     }
 
     /// Injects while `lock` runs; what came of each injection.
@@ -60,7 +68,7 @@ impl Injection<'_> {
         let mut healings = vec![];
         for (guest, load) in &observed.results {
             let times: Vec<u64> = incidents.iter().filter(|(vm, _)| vm == guest).map(|(_, to)| *to).collect();
-            healings.extend(of_guest(load, &times)?);
+            healings.extend(of_guest(load, &times, self.quiet_quanta())?);
         }
         ensure!(!healings.is_empty(), "no holder lost its pCPU: give it more --seconds");
         Ok(healings)
@@ -84,7 +92,7 @@ fn incidents(json: &Path) -> Result<Vec<(String, u64)>> {
     Ok(found)
 }
 
-fn of_guest(load: &LoadResult, times: &[u64]) -> Result<Vec<Healing>> {
+fn of_guest(load: &LoadResult, times: &[u64], quiet: u64) -> Result<Vec<Healing>> {
     let stalls = load.other.get("stalls").cloned().context("the load told no stalls")?;
     let stalls: Vec<Stall> = serde_json::from_value(stalls).context("the load's stalls")?;
     let quantum = SLICE_MS * CYCLES_PER_MS;
@@ -97,7 +105,7 @@ fn of_guest(load: &LoadResult, times: &[u64]) -> Result<Vec<Healing>> {
             times.iter().copied().filter(|&to| to >= this.begin && to < next.begin).collect();
         Healing {
             // The holder's own release, right after its return, is the preemption that was injected.
-            quanta: healed_after(&ours, this.back, quantum, watched),
+            quanta: healed_after(&ours, this.back, quantum, watched, quiet),
             psp: ours.len() as u64,
             acquisitions_per_quantum: (next.accesses - this.accesses) as f64 / (watched + 1) as f64,
         }
@@ -130,7 +138,7 @@ mod tests {
         // The injected one, and one in each quantum for a while after the second.
         let mut times = vec![at(49), at(169)];
         times.extend((43..69).map(|q| q * quantum + 5));
-        let healings = of_guest(&load, &times).unwrap();
+        let healings = of_guest(&load, &times, 8).unwrap();
         assert_eq!((healings[0].quanta, healings[0].psp), (Some(1), 1));
         assert_eq!(healings[0].acquisitions_per_quantum, 2800.0 / 29.0);
         assert_eq!((healings[1].quanta, healings[1].psp), (None, 27));
