@@ -77,6 +77,8 @@ pub struct Panel {
     pub logarithmic: bool,
     /// Whether it has a legend.
     pub legend: bool,
+    /// Place on the horizontal axis at which an upright line stands.
+    pub mark: Option<f64>,
     /// What is drawn.
     pub lines: Vec<Line>,
 }
@@ -183,6 +185,10 @@ macro_rules! fill_in {
             .y_label_formatter(&axis_label)
             .light_line_style(WHITE)
             .draw()?;
+        if let Some(x) = panel.mark {
+            let ends = vec![(x, panel.place(0.0)), (x, panel.extent().1)];
+            chart.draw_series([PathElement::new(ends, BLACK.stroke_width(1))])?;
+        }
         for (i, line) in panel.lines.iter().enumerate() {
             let color = COLORS[i % COLORS.len()];
             chart.draw_series(ranges(panel, line, color))?;
@@ -256,6 +262,7 @@ mod tests {
             y: "PSP".into(),
             logarithmic,
             legend: true,
+            mark: None,
             lines,
         }
     }

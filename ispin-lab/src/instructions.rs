@@ -18,12 +18,15 @@ const CYCLES_PER_INSTRUCTION: f64 = 2.0;
 /// How to measure.
 #[derive(Args, Clone, Debug)]
 pub struct InstructionOptions {
-    /// Measure only the rows whose name contains this
+    /// Measure only the row of this name, or, if there is none, those whose name contains this
     #[arg(long, value_name = "WORD")]
     pub only: Option<String>,
     /// Leave out the rows in which somebody observes
     #[arg(long)]
     pub unobserved: bool,
+    /// How often each row is measured: counted instructions are the same each time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub repeats: u16,
     /// Write the table as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
@@ -44,7 +47,7 @@ impl Case {
 
 const PATCHED: &[&str] = &["--soft-slice-ms", "1000"];
 
-const CASES: [Case; 17] = [
+static CASES: [Case; 17] = [
     Case { name: "stock queued spinlock", arguments: &["--lock", "stock", "--no-agent"], rival: None },
     // The first two patches are the generic ticket lock and nothing else.
     Case {
@@ -82,30 +85,53 @@ const CASES: [Case; 17] = [
 ];
 
 /// A row of the table. Instructions of a lock and unlock, of the batch into which no interrupt fell.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// Kernel, lock and observer.
-    pub name: &'static str,
+    pub name: String,
     /// `spin_lock`, `spin_unlock`.
     pub spin: f64,
     /// `spin_lock_irqsave`, `spin_unlock_irqrestore`.
     pub irqsave: f64,
     /// `spin_trylock`, `spin_unlock`.
     pub trylock: f64,
+    /// Which measurement of the row, from 1.
+    #[serde(default = "first")]
+    pub repeat: u64,
 }
 
-/// Measures every row, in the order of the table.
-pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
-    let wanted = |case: &&Case| {
-        options.only.as_ref().is_none_or(|word| case.name.contains(word.as_str()))
-            && !(options.unobserved && case.is_observed())
+fn first() -> u64 {
+    1
+}
+
+/// The rows that are asked for.
+fn wanted(options: &InstructionOptions) -> Vec<&'static Case> {
+    let exact = |word: &str| CASES.iter().any(|case| case.name == word);
+    let named = |case: &Case| {
+        options.only.as_deref().is_none_or(|word| match exact(word) {
+            true => case.name == word,
+            false => case.name.contains(word),
+        })
     };
-    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
+    CASES.iter().filter(|case| named(case) && !(options.unobserved && case.is_observed())).collect()
+}
+
+/// How many rows [`measure`] makes.
+pub fn planned(options: &InstructionOptions) -> usize {
+    wanted(options).len() * usize::from(options.repeats)
+}
+
+/// Measures every row, in the order of the table, as often as is asked for.
+pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
+    let cases = wanted(options);
     ensure!(!cases.is_empty(), "--only: no row has that in its name; they are {}", names());
     let mut rows = vec![];
     for case in cases {
-        eprintln!("{}", case.name);
-        rows.push(measure_case(case).with_context(|| format!("measuring `{}`", case.name))?);
+        for repeat in 1..=u64::from(options.repeats) {
+            eprintln!("{}", case.name);
+            let row = measure_case(case, repeat);
+            rows.push(row.with_context(|| format!("measuring `{}`", case.name))?);
+        }
     }
     if let Some(path) = &options.csv {
         let writing = || format!("writing {}", path.display());
@@ -118,32 +144,19 @@ pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// How many rows nobody observes.
-pub fn unobserved() -> usize {
-    CASES.iter().filter(|case| !case.is_observed()).count()
-}
-
-/// Rows of a CSV that [`measure`] wrote: the name, and the instructions of `spin_lock` and `spin_unlock`.
-pub fn read(path: &Path) -> Result<Vec<(String, f64)>> {
-    #[derive(Deserialize)]
-    struct Read {
-        name: String,
-        spin: f64,
-    }
+/// Rows of a CSV that [`measure`] wrote.
+pub fn read(path: &Path) -> Result<Vec<Row>> {
     let reading = || format!("reading {}", path.display());
     let mut reader = csv::Reader::from_path(path).with_context(reading)?;
-    reader
-        .deserialize()
-        .map(|row| row.map(|Read { name, spin }| (name, spin)).with_context(reading))
-        .collect()
+    reader.deserialize().map(|row| row.with_context(reading)).collect()
 }
 
 fn names() -> String {
-    CASES.map(|case| case.name).join("; ")
+    CASES.iter().map(|case| case.name).collect::<Vec<_>>().join("; ")
 }
 
-fn measure_case(case: &Case) -> Result<Row> {
-    let observed = vm::observe(&vm_options(case)?)?.context("the guest was ended early")?;
+fn measure_case(case: &Case, repeat: u64) -> Result<Row> {
+    let observed = vm::observe(&vm_options(case, repeat)?)?.context("the guest was ended early")?;
     let result = observed.result().context("the load gave no result")?;
     let cycles = result.other.get("cycles").context("the load measured no cycles")?;
     let instructions = |operation: &str| -> Result<f64> {
@@ -152,14 +165,15 @@ fn measure_case(case: &Case) -> Result<Row> {
         Ok(least / CYCLES_PER_INSTRUCTION)
     };
     Ok(Row {
-        name: case.name,
+        name: case.name.to_owned(),
         spin: instructions("spin")?,
         irqsave: instructions("irqsave")?,
         trylock: instructions("trylock")?,
+        repeat,
     })
 }
 
-fn vm_options(case: &Case) -> Result<VmOptions> {
+fn vm_options(case: &Case, repeat: u64) -> Result<VmOptions> {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
@@ -171,7 +185,8 @@ fn vm_options(case: &Case) -> Result<VmOptions> {
     if !case.arguments.contains(&"stock") {
         line.extend(PATCHED);
     }
-    line.extend(["--", "--operations", "20000"]);
+    let seed = repeat.to_string();
+    line.extend(["--seed", &seed, "--", "--operations", "20000"]);
     let mut options = Line::try_parse_from(line).context("the options of this row")?.vm;
     options.rival = case.rival;
     Ok(options)
@@ -181,13 +196,22 @@ fn vm_options(case: &Case) -> Result<VmOptions> {
 pub fn table(rows: &[Row]) -> String {
     let mut builder = Builder::default();
     builder.push_record(["lock, observer", "spin_lock", "spin_lock_irqsave", "spin_trylock"]);
-    for row in rows {
-        let figure = |value: f64| format!("{value:.0}");
+    let mut names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+    names.dedup();
+    for name in names {
+        let figure = |of: fn(&Row) -> f64| {
+            let mut values: Vec<String> =
+                rows.iter().filter(|row| row.name == name).map(|row| format!("{:.0}", of(row))).collect();
+            // Repeats that differ are all told.
+            values.sort();
+            values.dedup();
+            values.join(", ")
+        };
         builder.push_record([
-            row.name.to_owned(),
-            figure(row.spin),
-            figure(row.irqsave),
-            figure(row.trylock),
+            name.to_owned(),
+            figure(|row| row.spin),
+            figure(|row| row.irqsave),
+            figure(|row| row.trylock),
         ]);
     }
     builder.build().with(Style::markdown()).to_string()
@@ -200,7 +224,7 @@ mod tests {
     #[test]
     fn every_row_is_a_run_that_can_be() {
         for case in &CASES {
-            vm_options(case)
+            vm_options(case, 2)
                 .and_then(|options| options.validate())
                 .unwrap_or_else(|e| panic!("{}: {e:#}", case.name));
         }
@@ -208,14 +232,25 @@ mod tests {
 
     #[test]
     fn rows_are_told_in_whole_instructions() {
-        let rows = [Row { name: "hvm", spin: 49.0, irqsave: 64.0, trylock: 47.5 }];
-        let text = table(&rows);
-        assert!(text.contains("| hvm ") && text.contains("| 49 ") && text.contains("| 64 "), "{text}");
+        let row = |repeat, irqsave| Row { name: "hvm".into(), spin: 49.0, irqsave, trylock: 47.5, repeat };
+        let text = table(&[row(1, 64.0), row(2, 65.0)]);
+        assert!(text.contains("| hvm ") && text.contains("| 49 ") && text.contains("| 64, 65 "), "{text}");
+        assert_eq!(text.lines().count(), 3);
     }
 
     #[test]
     fn an_unknown_row_is_refused() {
-        let options = InstructionOptions { only: Some("mcs".into()), unobserved: false, csv: None };
+        let options =
+            InstructionOptions { only: Some("mcs".into()), unobserved: false, repeats: 1, csv: None };
         assert!(measure(&options).unwrap_err().to_string().contains("stock queued spinlock"));
+    }
+
+    #[test]
+    fn a_whole_name_is_one_row() {
+        let of = |only: &str, unobserved| {
+            let only = (!only.is_empty()).then(|| only.to_owned());
+            planned(&InstructionOptions { only, unobserved, repeats: 2, csv: None })
+        };
+        assert_eq!((of("hvm", false), of("agent", false), of("", true)), (2, 6, 20));
     }
 }

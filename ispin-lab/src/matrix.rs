@@ -89,7 +89,9 @@ impl Experiment {
             && (row.hold.as_str(), row.gap.as_str())
                 == (o.hold.to_string().as_str(), o.gap.to_string().as_str())
             && (row.host_every_ms, row.host_ms) == (o.host_every_ms, o.host_ms)
-            && (row.seconds - o.seconds).abs() < 0.5
+            && (row.accesses, row.untraced) == (o.accesses, o.untraced)
+            && row.parameters == o.parameters.flags()
+            && (row.asked_seconds() - o.seconds).abs() < 0.5
     }
 }
 
@@ -109,6 +111,23 @@ pub struct ResultFile {
     path: PathBuf,
     file: File,
     rows: Vec<RunResult>,
+    /// Whether its columns are those of an earlier version, which had fewer.
+    outdated: bool,
+}
+
+/// The names of the columns.
+fn columns() -> Result<Vec<u8>> {
+    let mut line = csv_of(&[RunResult::default()], true)?;
+    line.truncate(line.iter().position(|&b| b == b'\n').map_or(line.len(), |at| at + 1));
+    Ok(line)
+}
+
+fn csv_of(rows: &[RunResult], with_columns: bool) -> Result<Vec<u8>> {
+    let mut writer = csv::WriterBuilder::new().has_headers(with_columns).from_writer(vec![]);
+    for row in rows {
+        writer.serialize(row)?;
+    }
+    writer.into_inner().map_err(|e| anyhow::anyhow!("{e}"))
 }
 
 impl ResultFile {
@@ -139,7 +158,23 @@ impl ResultFile {
                 )
             })?);
         }
-        Ok(Self { path: path.to_path_buf(), file, rows })
+        let outdated = whole > 0 && !text.starts_with(&columns()?);
+        Ok(Self { path: path.to_path_buf(), file, rows, outdated })
+    }
+
+    /// Gives the rows of an earlier version the columns of this one. A kill leaves the old file or the new one.
+    fn renew(&mut self) -> Result<()> {
+        let context = || format!("writing {}", self.path.display());
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut file = tempfile::Builder::new()
+            .permissions(self.file.metadata().with_context(context)?.permissions())
+            .tempfile_in(folder.unwrap_or(Path::new(".")))
+            .with_context(context)?;
+        file.write_all(&csv_of(&self.rows, true)?).with_context(context)?;
+        file.as_file().sync_all().with_context(context)?;
+        self.file = file.persist(&self.path).with_context(context)?;
+        self.outdated = false;
+        Ok(())
     }
 
     /// The complete rows.
@@ -149,10 +184,11 @@ impl ResultFile {
 
     /// Appends one row in one write.
     pub fn append(&mut self, row: RunResult) -> Result<()> {
-        let has_headers = self.file.stream_position()? == 0;
-        let mut writer = csv::WriterBuilder::new().has_headers(has_headers).from_writer(vec![]);
-        writer.serialize(&row)?;
-        let bytes = writer.into_inner().map_err(|e| anyhow::anyhow!("{e}"))?;
+        if self.outdated {
+            self.renew()?;
+        }
+        let first = self.file.stream_position()? == 0;
+        let bytes = csv_of(std::slice::from_ref(&row), first)?;
         self.file
             .write_all(&bytes)
             .and_then(|()| self.file.sync_data())
@@ -355,8 +391,40 @@ mod tests {
         (done.hold, done.gap) = (o.hold.to_string(), o.gap.to_string());
         (done.host_every_ms, done.host_ms) = (o.host_every_ms, o.host_ms);
         assert!(e.is_run_of(&done, cell));
-        done.csd += 1;
-        assert!(!e.is_run_of(&done, cell));
+        let others: [fn(&mut RunResult); 6] = [
+            |row| row.csd += 1,
+            |row| row.accesses = 10,
+            |row| row.untraced = true,
+            |row| row.parameters = "--max-defer-ms 100".into(),
+            |row| row.seconds = 2.0,
+            |row| row.asked_seconds = 9.0,
+        ];
+        for (i, change) in others.iter().enumerate() {
+            let mut other = done.clone();
+            change(&mut other);
+            assert!(!e.is_run_of(&other, cell), "change {i}");
+        }
+        // Given a number of accesses, the threads were done before the time was.
+        (done.seconds, done.asked_seconds) = (0.3, 1.0);
+        assert!(e.is_run_of(&done, cell));
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_gets_the_columns_of_this_one() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("r.csv");
+        let now = String::from_utf8(csv_of(&[row("hvm", 1)], true).expect("csv")).expect("text");
+        // Without the last four columns.
+        let cut = |line: &str| line.rsplitn(5, ',').last().map(str::to_owned).expect("columns");
+        let before: Vec<String> = now.lines().map(cut).collect();
+        fs::write(&path, before.join("\n") + "\n").expect("write");
+        let mut results = ResultFile::open(&path).expect("open");
+        assert_eq!(results.rows(), [row("hvm", 1)]);
+        assert_eq!(fs::read_to_string(&path).expect("read").lines().count(), 2, "reading changes nothing");
+        results.append(row("pv", 1)).expect("append");
+        let again = ResultFile::open(&path).expect("again");
+        assert_eq!(again.rows(), [row("hvm", 1), row("pv", 1)]);
+        assert!(fs::read_to_string(&path).expect("read").starts_with(now.lines().next().expect("columns")));
     }
 
     #[test]

@@ -116,6 +116,21 @@ impl Default for Parameters {
     }
 }
 
+impl Parameters {
+    /// Those that are not the default, as on a command line.
+    pub fn flags(&self) -> String {
+        let map = |parameters: &Self| match serde_json::to_value(parameters) {
+            Ok(serde_json::Value::Object(map)) => map,
+            _ => serde_json::Map::new(),
+        };
+        let usual = map(&Self::default());
+        let other = map(self).into_iter().filter(|(name, value)| usual.get(name) != Some(value));
+        let flags: Vec<String> =
+            other.map(|(name, value)| format!("--{} {value}", name.replace('_', "-"))).collect();
+        flags.join(" ")
+    }
+}
+
 /// The algorithm called `name`.
 pub fn by_name(name: &str) -> Option<&'static Algorithm> {
     ALGORITHMS.iter().copied().find(|a| a.name == name)

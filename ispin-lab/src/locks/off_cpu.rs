@@ -21,6 +21,11 @@ impl OffCpu {
         Self { seen: Ids(slot.ids), planned_end: slot.preemption_time, total: 0, early: false, away: false }
     }
 
+    /// The vCPU leaves of its own accord at `now`, so its quantum ends there.
+    pub fn leaves(&mut self, now: u64) {
+        self.planned_end = self.planned_end.min(now);
+    }
+
     /// Looks whether the vCPU was away since the last look.
     #[inline(always)]
     pub fn watch(&mut self, me: &Vcpu) {
@@ -46,5 +51,31 @@ impl OffCpu {
         self.total += slot.dispatch_start.saturating_sub(left);
         self.seen = ids;
         self.planned_end = slot.preemption_time;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(dispatch: u32, start: u64, last_out: u64, end: u64) -> Slot {
+        Slot { ids: Ids::new(1, dispatch).0, dispatch_start: start, last_out, preemption_time: end }
+    }
+
+    #[test]
+    fn a_vcpu_that_slept_and_came_back_twice_was_away_since_it_left() {
+        let mut off = OffCpu::since(&slot(1, 0, 0, 8000));
+        off.leaves(1000);
+        off.add(&slot(5, 3000, 2500, 9000));
+        assert_eq!((off.total, off.early), (2000, false));
+        off.add(&slot(7, 9500, 8500, 20_000));
+        assert_eq!(off.total, 3000);
+    }
+
+    #[test]
+    fn a_stay_that_ends_before_its_published_end_ends_early() {
+        let mut off = OffCpu::since(&slot(1, 0, 0, 8000));
+        off.add(&slot(3, 6000, 5000, 14_000));
+        assert_eq!((off.total, off.early), (1000, true));
     }
 }

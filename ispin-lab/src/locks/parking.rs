@@ -110,6 +110,7 @@ impl Lock for ParkingQueue {
                 spin_loop();
             } else {
                 waiter.ctx = Ctx(waiter.ctx.0 | Ctx::BLOCKED);
+                waiter.off.leaves(me.now());
                 self.sleep(me, ticket);
                 turns = 0;
             }

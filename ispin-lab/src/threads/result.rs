@@ -61,7 +61,7 @@ pub struct RunResult {
     pub slices: u64,
     /// Refused tickets.
     pub deferrals: u64,
-    /// Share of the vCPUs' CPU time that was burnt waiting, with a ticket or for a quantum, percent.
+    /// Share of the vCPUs' CPU time (not of all time, as in Table 1) that was burnt waiting, with a ticket or for a quantum, percent.
     pub spin_pct: f64,
     /// Mean queue length at a take.
     pub lql_mean: f64,
@@ -101,6 +101,25 @@ pub struct RunResult {
     pub operations_min: u64,
     /// Operations of the thread that had most.
     pub operations_max: u64,
+    /// Accesses that each thread was to make; 0 = as many as fit the time.
+    #[serde(default)]
+    pub accesses: u64,
+    /// Length of the run that was asked for, seconds: threads with a number of accesses can be done before. 0 = not recorded.
+    #[serde(default)]
+    pub asked_seconds: f64,
+    /// Whether the classifiers were not fed.
+    #[serde(default)]
+    pub untraced: bool,
+    /// What the lock was told, as on the command line; empty = nothing.
+    #[serde(default)]
+    pub parameters: String,
+}
+
+impl RunResult {
+    /// Length of the run that was asked for, seconds.
+    pub fn asked_seconds(&self) -> f64 {
+        if self.asked_seconds > 0.0 { self.asked_seconds } else { self.seconds }
+    }
 }
 
 /// Mean and standard deviation.

@@ -130,6 +130,10 @@ impl Totals {
             fairness: ratio(operations_min as f64, operations_max as f64),
             operations_min,
             operations_max,
+            accesses: options.accesses,
+            asked_seconds: options.seconds,
+            untraced: options.untraced,
+            parameters: options.parameters.flags(),
         }
     }
 }

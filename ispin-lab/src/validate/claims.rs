@@ -13,6 +13,9 @@ pub const TEXT: &str = include_str!("../../../docs/claims.toml");
 /// As a value of [`Claim::against`]: whatever other value has the best median; the highest if `at_least` is asked, else the least.
 pub const BEST: &str = "best";
 
+/// Runs of a figure that every run gives again.
+pub const EXACT_RUNS: usize = 2;
+
 /// Something that can be true or not.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,15 +43,21 @@ pub struct Claim {
     /// Less of the figure counts as this much, on both sides of a ratio.
     #[serde(default)]
     pub floor: f64,
-    /// Whether the figure is a count that every run gives again: one run is enough then.
+    /// Whether the figure is a count that every run gives again: [`EXACT_RUNS`] are enough then.
     #[serde(default)]
     pub exact: bool,
     /// Whether the worst run has to keep to the threshold, and not the median alone.
     #[serde(default)]
     pub every: bool,
+    /// Whether one cell is enough: the claim is that something can be.
+    #[serde(default)]
+    pub any: bool,
     /// What a reader should know.
     #[serde(default)]
     pub note: String,
+    /// What was tried to make it hold, if it does not.
+    #[serde(default)]
+    pub tried: String,
     /// Why it cannot be tested here, if it cannot.
     pub not_measurable: Option<String>,
 }
@@ -62,13 +71,22 @@ impl Claim {
     /// What is claimed of the figure.
     pub fn threshold(&self) -> String {
         let of = if self.against.is_some() { " times" } else { "" };
-        let each = if self.every { "in every run " } else { "" };
+        let each = match (self.every, self.any) {
+            (true, _) => "in every run ",
+            (false, true) => "in some cell ",
+            (false, false) => "",
+        };
         match (self.at_least, self.at_most) {
             (Some(least), None) => format!("{each}at least {least}{of}"),
             (None, Some(most)) => format!("{each}at most {most}{of}"),
             (Some(least), Some(most)) => format!("{each}{least} to {most}{of}"),
             (None, None) => String::new(),
         }
+    }
+
+    /// What of the figure counts as more than it is.
+    pub fn floor_told(&self) -> String {
+        if self.floor > 0.0 { format!("; less than {} counts as that", self.floor) } else { String::new() }
     }
 
     /// What the runs of a cell are judged by: all of them, or the worst.
@@ -97,6 +115,7 @@ impl Claim {
         }
         ensure!(self.at_least.is_some() || self.at_most.is_some(), "neither `at_least` nor `at_most`");
         ensure!(self.floor >= 0.0, "a negative `floor`");
+        ensure!(!(self.every && self.any), "`every` and `any` together");
         Ok(())
     }
 }
@@ -149,6 +168,7 @@ mod tests {
             ("at_most=0.5", "", "at_least"),
             ("id='a'", "name='a'", "name"),
             ("at_most", "floor=-1.0\nat_most", "floor"),
+            ("at_most", "every=true\nany=true\nat_most", "any"),
         ] {
             let error = format!("{:#}", read(&ONE.replace(from, to), &["e"]).expect_err(to));
             assert!(error.contains(word), "{to}: {error}");

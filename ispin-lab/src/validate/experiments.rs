@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 
+use super::claims::EXACT_RUNS;
 use super::holds;
 use super::sample::Sample;
 use crate::instructions;
@@ -47,7 +48,7 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 13] = [
+pub const EXPERIMENTS: [Experiment; 14] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
@@ -55,6 +56,12 @@ pub const EXPERIMENTS: [Experiment; 13] = [
         full: file!("threads-locks"),
     },
     Experiment { name: "threads-long", world: World::Threads, quick: None, full: file!("threads-long") },
+    Experiment {
+        name: "threads-work",
+        world: World::Threads,
+        quick: Some(file!("quick/threads-work")),
+        full: file!("threads-work"),
+    },
     Experiment {
         name: "threads-ops",
         world: World::Threads,
@@ -156,6 +163,7 @@ impl Experiment {
             command,
         };
         let Some(text) = self.text(run.extent) else {
+            found.command.clear();
             found.missing = Some("a run of --full".into());
             return Ok(found);
         };
@@ -245,19 +253,26 @@ impl Experiment {
 
     fn instructions(&self, csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
         found.title = "instructions of an uncontended lock and unlock in a guest's kernel".into();
-        found.planned = instructions::unobserved();
-        found.command = format!("ispin-lab instructions --unobserved --csv {}", csv.display());
+        let unobserved = run.extent == Extent::Quick;
+        let options = instructions::InstructionOptions {
+            only: None,
+            unobserved,
+            repeats: EXACT_RUNS as u16,
+            csv: Some(csv.to_owned()),
+        };
+        found.planned = instructions::planned(&options);
+        let flag = if unobserved { "--unobserved " } else { "" };
+        found.command =
+            format!("ispin-lab instructions {flag}--repeats {EXACT_RUNS} --csv {}", csv.display());
         if !run.report_only && !csv.exists() {
-            let options =
-                instructions::InstructionOptions { only: None, unobserved: true, csv: Some(csv.to_owned()) };
             found.missing = told(instructions::measure(&options).map(|_| ()), run)?;
         }
         if csv.exists() {
-            for (name, spin) in instructions::read(csv)? {
-                let command = format!("ispin-lab instructions --only '{name}'");
-                found.samples.push(Sample::plain(&[("lock", &name)], 1, "instructions", spin, command));
+            for row in instructions::read(csv)? {
+                let command = format!("ispin-lab instructions --only '{}'", row.name);
+                let keys = [("lock", row.name.as_str())];
+                found.samples.push(Sample::plain(&keys, row.repeat, "instructions", row.spin, command));
             }
-            found.planned = found.planned.max(found.samples.len());
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! For how long locks are held: the critical section duration of the paper's Figure 3, of all locks of a guest's kernel.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::experiments::{Found, Run, told};
+use super::experiments::{Extent, Found, Run, told};
 use super::sample::Sample;
 use crate::vm::{self, xen};
 
@@ -46,7 +48,8 @@ fn command(workload: &str, seed: u64) -> String {
 pub(super) fn find(csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
     found.title = "for how long the locks of a guest's kernel are held".into();
     found.planned = LOADS.len() * SEEDS.count();
-    found.command = format!("ispin-lab validate --only holds --out {}", run.folder.display());
+    let extent = if run.extent == Extent::Full { "--full" } else { "--quick" };
+    found.command = format!("ispin-lab validate {extent} --only holds --out {}", run.folder.display());
     let mut rows = if csv.exists() { read(csv)? } else { vec![] };
     if !run.report_only {
         found.missing = told(run_missing(csv, &mut rows), run)?;
@@ -115,7 +118,9 @@ fn read(csv: &Path) -> Result<Vec<Row>> {
 fn write(csv: &Path, rows: &[Row]) -> Result<()> {
     let writing = || format!("writing {}", csv.display());
     let folder = csv.parent().context("a file without a folder")?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(writing)?;
+    let readable = Permissions::from_mode(0o644);
+    let mut file =
+        tempfile::Builder::new().permissions(readable).tempfile_in(folder).with_context(writing)?;
     {
         let mut writer = csv::Writer::from_writer(file.as_file_mut());
         for row in rows {

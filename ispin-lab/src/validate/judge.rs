@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::claims::{BEST, Claim};
+use super::claims::{BEST, Claim, EXACT_RUNS};
 use super::sample::Sample;
 use super::stats::{Interval, compare};
 use crate::matrix::median;
@@ -34,6 +34,8 @@ pub struct Judged {
     pub holds: Option<Holds>,
     /// How to do one of its runs again.
     pub command: String,
+    /// The same of what it is compared with.
+    pub against: Option<String>,
 }
 
 /// What came of a claim.
@@ -41,10 +43,12 @@ pub struct Judged {
 pub enum Verdict {
     /// Holds in every cell.
     Reproduced,
-    /// Holds in some, or it cannot be told of some.
+    /// Holds in some.
     Partly,
-    /// Fails in every cell.
+    /// Holds in none, and fails in one at least.
     NotReproduced,
+    /// Of no cell it can be told: the interval of each lies on both sides of the threshold.
+    Undecided,
     /// Not measurable here, and why.
     NotMeasurable(String),
 }
@@ -56,6 +60,7 @@ impl Verdict {
             Self::Reproduced => "reproduced",
             Self::Partly => "partly",
             Self::NotReproduced => "not reproduced",
+            Self::Undecided => "undecided",
             Self::NotMeasurable(_) => "not measurable here",
         }
     }
@@ -81,12 +86,15 @@ pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdi
             None if runs > 0 => format!("{runs} runs so far, fewer than {LEAST_RUNS} of any cell"),
             None => "no run so far".to_owned(),
         })
-    } else if known.len() == judged.len() && known.iter().all(|holds| *holds == Holds::Yes) {
-        Verdict::Reproduced
-    } else if known.len() == judged.len() && known.iter().all(|holds| *holds == Holds::No) {
-        Verdict::NotReproduced
     } else {
-        Verdict::Partly
+        let has = |wanted: Holds| known.contains(&wanted);
+        let everywhere = known.len() == judged.len() && !has(Holds::No) && !has(Holds::Unclear);
+        match (has(Holds::Yes), has(Holds::No)) {
+            (true, _) if everywhere || claim.any => Verdict::Reproduced,
+            (true, _) => Verdict::Partly,
+            (false, true) => Verdict::NotReproduced,
+            (false, false) => Verdict::Undecided,
+        }
     };
     (verdict, judged)
 }
@@ -100,7 +108,7 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
     let rival = claim.against.as_ref().map(|against| rival(claim, against, samples, keys));
     let base = rival.as_ref().map(|(keys, _)| values(keys));
     let figure = compare(&claim.counted(&this), base.as_deref(), claim.floor);
-    let least = if claim.exact { 1 } else { LEAST_RUNS };
+    let least = if claim.exact { EXACT_RUNS } else { LEAST_RUNS };
     let enough = this.len() >= least && base.as_ref().is_none_or(|base| base.len() >= least);
     let holds =
         figure.filter(|_| enough).map(|figure| match (claim.holds(figure.low), claim.holds(figure.high)) {
@@ -110,14 +118,18 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
         });
     let named = keys.iter().filter(|(name, _)| !claim.cells.contains_key(*name));
     let mut name: Vec<String> = named.map(|(name, value)| format!("{name} {value}")).collect();
+    let again = |keys: &BTreeMap<String, String>| {
+        samples.iter().find(|sample| sample.keys == *keys).map(|sample| sample.command.clone())
+    };
+    let against = rival.as_ref().and_then(|(keys, _)| again(keys));
     name.extend(rival.and_then(|(_, told)| told));
-    let command = samples.iter().find(|sample| sample.keys == *keys).map(|sample| sample.command.clone());
     Judged {
         name: name.join(", "),
         runs: (this.len(), base.map(|base| base.len())),
         figure,
         holds,
-        command: command.unwrap_or_default(),
+        command: again(keys).unwrap_or_default(),
+        against,
     }
 }
 
@@ -202,6 +214,20 @@ mod tests {
         .concat();
         assert_eq!(judge(&claim(), &samples, None).0, Verdict::Partly);
         assert_eq!(judge(&claim(), &samples[10..], None).0, Verdict::NotReproduced);
+        let mut can = claim();
+        can.any = true;
+        assert_eq!(judge(&can, &samples, None).0, Verdict::Reproduced);
+        assert_eq!(judge(&can, &samples[10..], None).0, Verdict::NotReproduced);
+    }
+
+    #[test]
+    fn one_that_holds_in_no_cell_is_not_partly_true() {
+        let unclear = [1.0, 1.0, 60.0, 60.0, 60.0];
+        let both = [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &unclear)].concat();
+        assert_eq!(judge(&claim(), &both, None).1[0].holds, Some(Holds::Unclear));
+        assert_eq!(judge(&claim(), &both, None).0, Verdict::Undecided);
+        let fails = [runs("ticket", "8", &[100.0; 5]), runs("hvm", "8", &[90.0; 5])].concat();
+        assert_eq!(judge(&claim(), &[both, fails].concat(), None).0, Verdict::NotReproduced);
     }
 
     #[test]
@@ -236,7 +262,7 @@ mod tests {
         let samples =
             [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0, 1.0, 49.0, 90.0, 90.0])].concat();
         let (verdict, cells) = judge(&claim(), &samples, None);
-        assert_eq!((verdict, cells[0].holds), (Verdict::Partly, Some(Holds::Unclear)));
+        assert_eq!((verdict, cells[0].holds), (Verdict::Undecided, Some(Holds::Unclear)));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 
-use super::claims::Claim;
+use super::claims::{Claim, EXACT_RUNS};
 use super::experiments::{Extent, Found};
 use super::figures::Figure;
 use super::judge::{Holds, Judged, LEAST_RUNS, Verdict};
@@ -70,21 +70,24 @@ pub fn markdown(material: &Material) -> String {
         "# What holds of the paper's claims\n\nMade by `ispin-lab validate {option}` from the CSV files beside it. The paper: \
          Teabe et al., EuroSys 2017. The claims and their thresholds are in `docs/claims.toml`.\n\n\
          A ratio compares medians; in brackets is the interval that 95 of 100 resamples of the runs give. A claim holds in a \
-         cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side (counts that every run gives \
-         again need one). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. \
-         *So far*: not all runs have been done.\n\n"
+         cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side ({EXACT_RUNS} of counts that \
+         every run gives again). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. *Undecided*: the \
+         interval of each cell lies on both sides. *So far*: not all runs have been done. Under each claim, further below, \
+         and in the tables is the command that does a run of each cell again. `oticket` has no public figures: how many waiters \
+         are near, and how long the others spin, are assumptions.\n\n"
     );
     verdicts(&mut out, material);
     out += "\n## What was run\n\n| experiment | runs | of | made by | missing because |\n|---|---|---|---|---|\n";
     for (name, found) in &material.found {
         let why = found.missing.as_deref().map(cell).unwrap_or_default();
+        let title = if found.title.is_empty() { String::new() } else { format!(": {}", cell(&found.title)) };
+        let command =
+            if found.command.is_empty() { String::new() } else { format!("`{}`", cell(&found.command)) };
         let _ = writeln!(
             out,
-            "| {name}: {} | {} | {} | `{}` | {why} |",
-            cell(&found.title),
+            "| {name}{title} | {} | {} | {command} | {why} |",
             found.samples.len(),
-            found.planned,
-            cell(&found.command)
+            found.planned
         );
     }
     out += "\n## Figures\n";
@@ -139,7 +142,18 @@ fn details(out: &mut String, outcome: &Outcome) {
         }
         None => String::new(),
     };
-    let _ = writeln!(out, "`{}`{compared}: {}. {}", claim.metric, claim.threshold(), claim.note);
+    let _ = writeln!(
+        out,
+        "`{}`{compared}: {}{}. {}",
+        claim.metric,
+        claim.threshold(),
+        claim.floor_told(),
+        claim.note
+    );
+    let short = matches!(verdict, Verdict::Partly | Verdict::NotReproduced | Verdict::Undecided);
+    if short && !claim.tried.is_empty() {
+        let _ = writeln!(out, "\nTried: {}", claim.tried);
+    }
     if let Verdict::NotMeasurable(why) = verdict {
         let _ = writeln!(out, "\nNot measurable here: {why}.");
     }
@@ -153,12 +167,14 @@ fn details(out: &mut String, outcome: &Outcome) {
             (this, None) => this.to_string(),
         };
         let figure = judged.figure.as_ref().map(interval).unwrap_or_else(|| "-".into());
+        let against = judged.against.as_deref().map(|base| format!("; against: `{}`", cell(base)));
         let _ = writeln!(
             out,
-            "| {} | {runs} | {figure} | {} | `{}` |",
+            "| {} | {runs} | {figure} | {} | `{}`{} |",
             cell(&judged.name),
             sign(judged.holds),
-            cell(&judged.command)
+            cell(&judged.command),
+            against.unwrap_or_default()
         );
     }
 }
@@ -194,6 +210,7 @@ pub fn page(markdown: &str, figures: &[Figure]) -> String {
         ("not reproduced", "not-reproduced"),
         ("reproduced", "reproduced"),
         ("partly", "partly"),
+        ("undecided", "partly"),
         ("not measurable here", "not-measurable"),
     ] {
         let plain = format!("<td><strong>{word}</strong>");
@@ -212,13 +229,14 @@ mod tests {
 
     fn material(found: &Found) -> Material<'_> {
         let text = "[[claim]]\nid='few'\nsection='5.3'\nclaim='far fewer | PSP'\nexperiment='e'\nmetric='psp'\nat_most=0.5\n\
-                    against={lock='ticket'}\n";
+                    floor=1.0\ntried='this and that'\nagainst={lock='ticket'}\n";
         let judged = Judged {
             name: "vcpus 4".into(),
             runs: (5, Some(6)),
             figure: Some(Interval { point: 0.012, low: 0.01, high: 0.02 }),
             holds: Some(Holds::Yes),
             command: "ispin-lab vm --seed 1".into(),
+            against: Some("ispin-lab vm --seed 2".into()),
         };
         let claim = claims::read(text, &["e"]).unwrap().remove(0);
         Material {
@@ -248,16 +266,20 @@ mod tests {
             holds: vec![],
             command: "ispin-lab matrix".into(),
         };
-        let material = material(&found);
+        let mut material = material(&found);
         let text = markdown(&material);
         for words in [
             "| far fewer \\| PSP | 5.3 | psp at most 0.5 times | vcpus 4: 0.0120 | **reproduced** so far |",
-            "| vcpus 4 | 5, 6 | 0.0120 [0.0100, 0.0200] | holds | `ispin-lab vm --seed 1` |",
+            "| vcpus 4 | 5, 6 | 0.0120 [0.0100, 0.0200] | holds | `ispin-lab vm --seed 1`; against: `ispin-lab vm --seed 2` |",
             "| e: t | 0 | 10 | `ispin-lab matrix` | no root |",
             "![a picture](f.svg)",
+            "`psp`, against lock ticket: at most 0.5 times; less than 1 counts as that.",
         ] {
             assert!(text.contains(words), "no {words} in {text}");
         }
+        assert!(!text.contains("this and that"), "nothing had to be tried: {text}");
+        material.outcomes[0].verdict = Verdict::Partly;
+        assert!(markdown(&material).contains("\nTried: this and that\n"));
         let page = page(&text, &material.figures);
         assert!(page.contains("<svg id='one'/>") && !page.contains("<img"), "{page}");
         assert!(page.contains("<td class=\"reproduced\"><strong>reproduced</strong> so far</td>"), "{page}");

@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 
+use crate::threads::options::RunOptions;
 use crate::threads::result::RunResult;
 use crate::vm::xen::cells::Row;
 use crate::vm::xen::matrix::is_time;
 
 /// The figures that claims and charts can ask for. Units where they have some: seconds, cycles, percent.
-pub const METRICS: [(&str, &str); 20] = [
+pub const METRICS: [(&str, &str); 21] = [
     ("psp", "problematic preemptions (LHP + LWP) of a run"),
     ("psp_per_s", "the same per second"),
     ("psp_per_quantum", "the same per quantum granted"),
     ("convoys", "convoys that the agents recognised in a run"),
     ("psp_per_million", "the same per million locks acquired"),
     ("acquires_per_s", "locks acquired per second"),
-    ("performance", "the load's result, more is better: what it does per second, or 1 / its time"),
+    (
+        "performance",
+        "the load's result, mean of the guests, more is better: what it does per second, or 1 / its time",
+    ),
     ("neighbour", "the same of the guest beside it that runs another load"),
     ("ns_per_op", "nanoseconds from one acquisition of the lock to the next, by whatever thread"),
     ("spin_pct", "time spent waiting with a ticket, percent of all time of the vCPUs (Table 1)"),
@@ -25,6 +29,7 @@ pub const METRICS: [(&str, &str); 20] = [
     ("next_quantum_pct", "refused vCPUs that took their ticket in the next quantum, percent"),
     ("capable_pct", "refused vCPUs that were capable when they took it, percent"),
     ("lql_mean", "mean lock queue length that a take met"),
+    ("thread_time", "mean of the threads' times for the same number of accesses, seconds"),
     ("time_spread", "standard deviation of the threads' times over their mean"),
     ("fairness", "fewest operations of a thread over most"),
     ("instructions", "instructions of an uncontended lock and unlock"),
@@ -77,10 +82,31 @@ impl Sample {
         let keys = [("lock", row.lock.clone()), ("vcpus", row.vcpus.to_string())];
         let mut command = format!(
             "ispin-lab threads --lock {} --vcpus {} --pcpus {} --slice-ms {} --csd {}ns --seconds {:.1} --hold {} --gap {} --seed {}",
-            row.lock, row.vcpus, row.pcpus, row.slice_ms, row.csd, row.seconds, row.hold, row.gap, row.seed
+            row.lock,
+            row.vcpus,
+            row.pcpus,
+            row.slice_ms,
+            row.csd,
+            row.asked_seconds(),
+            row.hold,
+            row.gap,
+            row.seed
         );
-        if row.vms != 1 {
+        let defaults = RunOptions::default();
+        if row.vms != defaults.vms {
             command += &format!(" --vms {}", row.vms);
+        }
+        if (row.host_every_ms, row.host_ms) != (defaults.host_every_ms, defaults.host_ms) {
+            command += &format!(" --host-every-ms {} --host-ms {}", row.host_every_ms, row.host_ms);
+        }
+        if row.accesses > 0 {
+            command += &format!(" --accesses {}", row.accesses);
+        }
+        if row.untraced {
+            command += " --untraced";
+        }
+        if !row.parameters.is_empty() {
+            command += &format!(" {}", row.parameters);
         }
         let mut sample = Self {
             keys: keys.map(|(name, value)| (name.to_owned(), value)).into(),
@@ -95,9 +121,12 @@ impl Sample {
         sample.set("acquires_per_s", row.acquisitions_per_s);
         sample.set("performance", row.acquisitions_per_s);
         sample.set("ns_per_op", 1e9 / row.acquisitions_per_s);
-        sample.set("spin_pct", row.spin_pct);
         sample.set("lql_mean", row.lql_mean);
-        sample.set("time_spread", row.thread_time_sd / row.thread_time_mean);
+        // Where the time ends the run all threads end alike, whatever the lock: only given work tells.
+        if row.accesses > 0 && row.operations_min == row.accesses {
+            sample.set("thread_time", row.thread_time_mean);
+            sample.set("time_spread", row.thread_time_sd / row.thread_time_mean);
+        }
         sample.set("fairness", row.fairness);
         sample
     }
@@ -112,12 +141,12 @@ impl Sample {
         let sum = |name: &str| {
             ours.iter().filter_map(|row| row.number(name)).reduce(|a, b| a + b).unwrap_or(f64::NAN)
         };
+        // The mean of the guests' results first, then its reciprocal if it is a time.
         let performance = |rows: &[&Row]| {
-            let value = |row: &&Row| {
-                let value = row.number("value").or(row.number("operations_per_s"))?;
-                Some(if row.text("unit").is_some_and(is_time) { 1.0 / value } else { value })
-            };
-            rows.iter().filter_map(value).sum::<f64>() / rows.len() as f64
+            let value = |row: &&Row| row.number("value").or(row.number("operations_per_s"));
+            let mean = rows.iter().filter_map(value).sum::<f64>() / rows.len() as f64;
+            let time = rows.first().and_then(|row| row.text("unit")).is_some_and(is_time);
+            if time { 1.0 / mean } else { mean }
         };
         let mut sample = Self {
             keys: varied.iter().cloned().collect(),

@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use super::experiments::Found;
 use super::sample::Sample;
 use crate::chart::Spread;
+use crate::locks;
 
 /// What a table of an experiment shows, and what its columns are called.
-const COLUMNS: [(&str, &str); 13] = [
+const COLUMNS: [(&str, &str); 19] = [
     ("psp", "PSP"),
     ("spin_cycles", "spin cycles"),
     ("total_cycles", "total cycles"),
@@ -19,6 +20,12 @@ const COLUMNS: [(&str, &str); 13] = [
     ("performance", "performance"),
     ("neighbour", "neighbour"),
     ("ns_per_op", "ns an operation"),
+    ("lql_mean", "mean lql"),
+    ("thread_time", "thread time, s"),
+    ("time_spread", "its sd / mean"),
+    ("fairness", "fewest / most operations"),
+    ("next_quantum_pct", "taken in the next quantum, %"),
+    ("capable_pct", "capable then, %"),
     ("instructions", "instructions"),
     ("log2_hold", "log2 of mean hold"),
     ("within_csd_pct", "holds < 2^14, %"),
@@ -38,8 +45,8 @@ pub fn of(name: &str, found: &Found) -> String {
     for (_, title) in &columns {
         let _ = write!(out, " {title} |");
     }
-    out += "\n|";
-    out += &"---|".repeat(keys.len() + 1 + columns.len());
+    out += " one run again |\n|";
+    out += &"---|".repeat(keys.len() + 2 + columns.len());
     out.push('\n');
     let mut cells: Vec<&BTreeMap<String, String>> = vec![];
     for sample in &found.samples {
@@ -47,10 +54,13 @@ pub fn of(name: &str, found: &Found) -> String {
             cells.push(&sample.keys);
         }
     }
-    // Everything but the lock first, numbers by size; the locks keep the order of the file.
-    let order = |cell: &BTreeMap<String, String>| -> Vec<(u64, String)> {
+    // Everything but the lock first, numbers by size; the locks as the library has them, others behind.
+    let known = locks::names();
+    let order = |cell: &BTreeMap<String, String>| -> (Vec<(u64, String)>, usize) {
         let others = cell.iter().filter(|(name, _)| *name != "lock");
-        others.map(|(_, value)| (value.parse().unwrap_or(u64::MAX), value.clone())).collect()
+        let others = others.map(|(_, value)| (value.parse().unwrap_or(u64::MAX), value.clone())).collect();
+        let lock = cell.get("lock").and_then(|lock| known.iter().position(|name| name == lock));
+        (others, lock.unwrap_or(known.len()))
     };
     cells.sort_by_cached_key(|cell| order(cell));
     for cell in cells {
@@ -64,7 +74,7 @@ pub fn of(name: &str, found: &Found) -> String {
             let spread = Spread::of(runs.iter().filter_map(|sample| sample.metrics.get(metric).copied()));
             let _ = write!(out, " {} |", spread.map(|spread| told(&spread)).unwrap_or_else(|| "-".into()));
         }
-        out.push('\n');
+        let _ = writeln!(out, " `{}` |", runs[0].command);
     }
     out
 }
@@ -94,10 +104,11 @@ mod tests {
 
     #[test]
     fn medians_stand_with_their_spread() {
-        let sample =
-            |lock: &str, repeat, value| Sample::plain(&[("lock", lock)], repeat, "psp", value, String::new());
+        let sample = |lock: &str, repeat, value| {
+            Sample::plain(&[("lock", lock)], repeat, "psp", value, format!("run {repeat}"))
+        };
         let samples =
-            vec![sample("hvm", 1, 0.0), sample("hvm", 2, 4.0), sample("hvm", 3, 2.0), sample("pv", 1, 0.0)];
+            vec![sample("pv", 1, 0.0), sample("hvm", 1, 0.0), sample("hvm", 2, 4.0), sample("hvm", 3, 2.0)];
         let found = Found {
             samples,
             title: "t".into(),
@@ -109,7 +120,7 @@ mod tests {
         let table = of("e", &found);
         assert!(
             table.contains(
-                "| lock | runs | PSP |\n|---|---|---|\n| hvm | 3 | 2.00 (0 to 4.00) |\n| pv | 1 | 0 |\n"
+                "| lock | runs | PSP | one run again |\n|---|---|---|---|\n| hvm | 3 | 2.00 (0 to 4.00) | `run 1` |\n| pv | 1 | 0 | `run 1` |\n"
             ),
             "{table}"
         );

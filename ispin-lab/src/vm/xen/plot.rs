@@ -74,6 +74,7 @@ fn columns(experiment: &Experiment, rows: &[Row]) -> Result<Vec<Vec<Panel>>> {
                 y: "performance, first lock = 1".into(),
                 logarithmic: false,
                 legend: true,
+                mark: None,
                 lines: performance,
             },
             Panel {
@@ -82,6 +83,7 @@ fn columns(experiment: &Experiment, rows: &[Row]) -> Result<Vec<Vec<Panel>>> {
                 y: "PSP per million acquisitions".into(),
                 logarithmic: true,
                 legend: false,
+                mark: None,
                 lines: psp,
             },
         ])
