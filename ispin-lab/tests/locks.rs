@@ -157,37 +157,116 @@ fn a_broken_lock_is_caught() {
     assert!(contend(&Broken, 4, 20_000).is_err());
 }
 
+/// How long a thread is given to join a queue.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until vCPU `i` has a ticket and waits; false if it does not come to that.
+fn queues(world: &World, i: usize, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    // SAFETY: one aligned word, written by a running thread with volatile stores.
+    while Word(unsafe { (&raw const (*world.rows[i].get()).word).read_volatile() }).phase_bits() != 3 {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// Lets threads queue up one after the other behind a holder; in which order they are served.
+fn order_served(lock: &dyn Lock, patience: Duration) -> Result<Vec<usize>, String> {
+    let world = World::new(4, NO_LIMIT);
+    let mut first = world.vcpu(0);
+    lock.lock(&mut first, 1);
+    let order = std::sync::Mutex::new(vec![]);
+    let mut missing = None;
+    std::thread::scope(|scope| {
+        for i in 1..4 {
+            let (lock, world, order) = (&lock, &world, &order);
+            scope.spawn(move || {
+                let mut me = world.vcpu(i);
+                lock.lock(&mut me, 1);
+                order.lock().expect("order").push(i);
+                lock.unlock(&mut me, 1);
+            });
+            // The next thread starts when this one is queued: its phase word says so.
+            if !queues(world, i, patience) {
+                missing = Some(i);
+                break;
+            }
+        }
+        lock.unlock(&mut first, 1);
+    });
+    match missing {
+        Some(i) => Err(format!("thread {i} does not queue")),
+        None => Ok(order.into_inner().expect("order")),
+    }
+}
+
 #[test]
 fn tickets_are_served_in_order() {
     for algorithm in ALGORITHMS.iter().filter(|algorithm| algorithm.fifo) {
         let lock = (algorithm.make)(0, &Parameters::default());
-        let world = World::new(4, NO_LIMIT);
-        let mut first = world.vcpu(0);
-        lock.lock(&mut first, 1);
-        let order = std::sync::Mutex::new(vec![]);
-        std::thread::scope(|scope| {
-            for i in 1..4 {
-                let (lock, world, order) = (&lock, &world, &order);
-                scope.spawn(move || {
-                    let mut me = world.vcpu(i);
-                    lock.lock(&mut me, 1);
-                    order.lock().expect("order").push(i);
-                    lock.unlock(&mut me, 1);
-                });
-                // The next thread starts when this one is queued: its phase word says so.
-                let deadline = Instant::now() + Duration::from_secs(10);
-                // SAFETY: one aligned word, written by a running thread with volatile stores.
-                while Word(unsafe { (&raw const (*world.rows[i].get()).word).read_volatile() }).phase_bits()
-                    != 3
-                {
-                    assert!(Instant::now() < deadline, "{}: thread {i} does not queue", algorithm.name);
-                    std::thread::yield_now();
-                }
-            }
-            lock.unlock(&mut first, 1);
-        });
-        assert_eq!(order.into_inner().expect("order"), [1, 2, 3], "{}", algorithm.name);
+        let order =
+            order_served(lock.as_ref(), PATIENCE).unwrap_or_else(|e| panic!("{}: {e}", algorithm.name));
+        assert_eq!(order, [1, 2, 3], "{}", algorithm.name);
     }
+    assert!(order_served(&Broken, Duration::from_millis(200)).is_err(), "a lock without a queue");
+}
+
+/// Jain's index of the threads' shares in a lock that everybody always wants: 1 = equal, 1 / threads = one has it all. Each holder
+/// waits until all others queue before it lets go, so that no scheduler has a say in it.
+fn fairness(lock: &dyn Lock, threads: usize, turns: u64, patience: Duration) -> Result<f64, String> {
+    let world = World::new(threads, NO_LIMIT);
+    let taken = AtomicU64::new(0);
+    let (over, alone) = (AtomicBool::new(false), AtomicBool::new(false));
+    let shares: Vec<u64> = std::thread::scope(|scope| {
+        let run = |i: usize| {
+            let (world, taken, over, alone) = (&world, &taken, &over, &alone);
+            move || {
+                let mut me = world.vcpu(i);
+                let mut share = 0;
+                while !over.load(Ordering::SeqCst) {
+                    lock.lock(&mut me, 1);
+                    if !over.load(Ordering::SeqCst) {
+                        if !(0..threads).filter(|&j| j != i).all(|j| queues(world, j, patience)) {
+                            alone.store(true, Ordering::SeqCst);
+                        }
+                        share += 1;
+                        if taken.fetch_add(1, Ordering::SeqCst) + 1 == turns || alone.load(Ordering::SeqCst) {
+                            over.store(true, Ordering::SeqCst);
+                        }
+                    }
+                    lock.unlock(&mut me, 1);
+                }
+                me.retire();
+                share
+            }
+        };
+        let handles: Vec<_> = (0..threads).map(|i| scope.spawn(run(i))).collect();
+        handles.into_iter().map(|handle| handle.join().expect("a thread")).collect()
+    });
+    if alone.into_inner() {
+        return Err(format!("a holder waited in vain for the others: {shares:?}"));
+    }
+    let sum: u64 = shares.iter().sum();
+    let squares: u64 = shares.iter().map(|share| share * share).sum();
+    Ok((sum * sum) as f64 / (threads as u64 * squares) as f64)
+}
+
+#[test]
+fn a_queue_gives_equal_shares() {
+    for algorithm in ALGORITHMS {
+        let lock = (algorithm.make)(0, &Parameters::default());
+        let index = fairness(lock.as_ref(), THREADS, 30, PATIENCE)
+            .unwrap_or_else(|e| panic!("{}: {e}", algorithm.name));
+        println!("{}: {index:.3}", algorithm.name);
+        assert!(!algorithm.fifo || index > 0.99, "{}: fairness {index}", algorithm.name);
+    }
+    assert!(
+        fairness(&Broken, THREADS, 30, Duration::from_millis(200)).is_err(),
+        "nobody waits for a broken lock"
+    );
 }
 
 #[test]

@@ -114,6 +114,27 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
     let counters = last.vms[0].total().counters;
     assert!(counters.takes > 100 && counters.unslotted == 0, "{counters:?}");
 
+    // With no patience at all every waiter sleeps in Xen: a kick that goes missing stops its guest.
+    for lock in ["pvticket", "oticket"] {
+        let impatient = "ispinlock.spin_threshold=0 ispinlock.oticket_far_turns=0";
+        let run = [
+            "--lock",
+            lock,
+            "--policy",
+            "firm",
+            "--deterministic",
+            "--seconds",
+            "0.5",
+            "--workload",
+            "micro",
+        ];
+        succeeds(xen(&built, &run).args(["--append", impatient, "--json"]).arg(path("slept.jsonl")));
+        for vm in &last_of(&read("slept.jsonl")).vms {
+            let counters = vm.total().counters;
+            assert!(counters.acquires > 500 && counters.lwp_blocked > 0, "{lock}, {}: {counters:?}", vm.name);
+        }
+    }
+
     for (victim, words) in [
         ("guest", "the guest g2 died, when the loads were running"),
         ("agent", "g2: the agent in the guest ended with exit code 137"),

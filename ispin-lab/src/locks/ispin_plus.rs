@@ -13,7 +13,7 @@
 
 use ispin_common::capability::{Capability, capability};
 use ispin_common::event::Ctx;
-use ispin_common::slot::{MAX_SLOTS, Slot};
+use ispin_common::slot::{Ids, MAX_SLOTS, Slot};
 use ispin_common::threads::Phase;
 
 use super::members::{MEMBERS, Members, Refusal, World};
@@ -76,7 +76,8 @@ impl World for Asking<'_> {
 
     fn is_off(&mut self, vcpu: u32) -> bool {
         let ids = self.me.ids_of(vcpu);
-        ids.published() && !ids.on_pcpu()
+        // One that nothing is known of itself, or of the other, is not refused.
+        Ids(self.slot.ids).published() && ids.published() && !ids.on_pcpu()
     }
 
     fn refused(&mut self, lql: u32, why: Refusal) {

@@ -40,7 +40,7 @@ pub enum Lock {
     /// Waiters sleep in the hypervisor after a while, which Xen alone lets them; the paper's PV TS
     #[value(name = "pvticket")]
     PvTicket,
-    /// Waiters sleep in the hypervisor, but for those whose turn is near; the paper's OT
+    /// Waiters sleep in the hypervisor, but for those whose turn is near; the paper's OT. Its parameters are not public: assumptions
     #[value(name = "oticket")]
     OTicket,
     /// The lock that an unpatched kernel chooses: under Xen `pvqueued`. The agent cannot observe it
