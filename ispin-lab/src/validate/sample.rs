@@ -157,7 +157,10 @@ impl Sample {
         let psp = sum("lhp") + sum("lwp");
         sample.set("psp", psp);
         sample.set("psp_per_s", sum("psp_per_s"));
-        sample.set("convoys", sum("convoys"));
+        // Convoys are recognised in the incidents: where some were dropped nobody knows how many there were.
+        if sum("dropped") == 0.0 {
+            sample.set("convoys", sum("convoys"));
+        }
         sample.set("psp_per_quantum", psp / sum("slices"));
         sample.set("psp_per_million", psp * 1e6 / sum("acquires"));
         sample.set("acquires_per_s", sum("acquires_per_s"));

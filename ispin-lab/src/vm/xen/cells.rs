@@ -115,9 +115,11 @@ fn row(cell: &Cell, guest: &str, load: &LoadResult, counted: Option<(&Snapshot, 
     let names = number_names();
     numbers.resize(names.len(), None);
     let texts = [("guest", guest.to_owned()), ("unit", load.unit.clone()), ("command", cell.command())];
+    // What varies has its column already.
+    let varies = |name: &String| cell.varied.iter().any(|(varied, _)| varied == name);
     Row {
         texts: cell.varied.iter().cloned().chain(texts.map(|(name, text)| (name.to_owned(), text))).collect(),
-        numbers: names.into_iter().zip(numbers).collect(),
+        numbers: names.into_iter().zip(numbers).filter(|(name, _)| !varies(name)).collect(),
     }
 }
 
@@ -186,7 +188,8 @@ impl ResultFile {
 
     fn columns(&self) -> Vec<String> {
         let texts = TEXTS.iter().map(|name| (*name).to_owned());
-        self.varied.iter().cloned().chain(texts).chain(number_names()).collect()
+        let numbers = number_names().into_iter().filter(|name| !self.varied.contains(name));
+        self.varied.iter().cloned().chain(texts).chain(numbers).collect()
     }
 
     /// Does something while no other process touches the file.
@@ -300,6 +303,21 @@ pub(super) mod tests {
             (Some(3.0), Some(3000.0), Some(1.5))
         );
         assert_eq!((row.number("operations_per_s"), row.number("hold_mean")), (Some(500.0), None));
+    }
+
+    #[test]
+    fn what_varies_has_one_column() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.csv");
+        let varied = ["csd".to_owned()];
+        let cell = Cell { varied: vec![("csd".into(), "4096".into())], ..cell("hvm", 1) };
+        let mut file = ResultFile::open(&path, &varied).unwrap();
+        file.append(rows(&cell, &observed(1000, 3)).unwrap()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let columns: Vec<&str> = text.lines().next().unwrap().split(',').collect();
+        assert_eq!(columns.iter().filter(|name| **name == "csd").count(), 1, "{columns:?}");
+        assert_eq!(ResultFile::open(&path, &varied).unwrap().rows(), file.rows());
+        assert_eq!(file.rows()[0].text("csd"), Some("4096"));
     }
 
     #[test]
