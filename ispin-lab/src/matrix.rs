@@ -296,7 +296,10 @@ pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
                 format!("{:.0}", m(|r| r.lwp_harmful as f64)),
                 format!("{:.0}", m(|r| r.deferrals as f64)),
                 runs.iter().filter(|r| r.psp_per_quantum > CONVOY_PSP_PER_QUANTUM).count().to_string(),
-                format!("{:.1}", ticket / median(runs.iter().map(floor))),
+                match ticket / median(runs.iter().map(floor)) {
+                    ratio if ratio.is_nan() => "-".into(),
+                    ratio => format!("{ratio:.1}"),
+                },
             ]);
         }
     }
