@@ -1,15 +1,13 @@
 //! How long a lock needs to heal from one preemption of its holder, in either world.
 
 use std::collections::BTreeSet;
-use std::fs::Permissions;
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::threads::result::RunResult;
+use crate::whole_file;
 
 /// Fewest quanta without a problematic preemption after which a lock counts as healed.
 const LEAST_QUIET: u64 = 3;
@@ -64,12 +62,7 @@ pub fn save(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
     if path.metadata().is_ok_and(|there| !there.is_file()) {
         return std::fs::write(path, text).with_context(writing);
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let readable = Permissions::from_mode(0o644);
-    let mut file =
-        tempfile::Builder::new().permissions(readable).tempfile_in(folder).with_context(writing)?;
-    file.write_all(text.as_bytes()).with_context(writing)?;
-    file.persist(path).with_context(writing)?;
+    whole_file::write(path, text.as_bytes())?;
     Ok(())
 }
 

@@ -14,4 +14,5 @@ pub mod threads;
 pub mod validate;
 pub mod vcpu;
 pub mod vm;
+pub mod whole_file;
 pub mod workload;

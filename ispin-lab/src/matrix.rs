@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::threads::hypervisor::Hypervisor;
 use crate::threads::options::{RunOptions, parse_lock};
 use crate::threads::result::RunResult;
+use crate::whole_file;
 
 /// An experiment file.
 #[derive(Debug, Deserialize)]
@@ -164,15 +165,7 @@ impl ResultFile {
 
     /// Gives the rows of an earlier version the columns of this one. A kill leaves the old file or the new one.
     fn renew(&mut self) -> Result<()> {
-        let context = || format!("writing {}", self.path.display());
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = tempfile::Builder::new()
-            .permissions(self.file.metadata().with_context(context)?.permissions())
-            .tempfile_in(folder.unwrap_or(Path::new(".")))
-            .with_context(context)?;
-        file.write_all(&csv_of(&self.rows, true)?).with_context(context)?;
-        file.as_file().sync_all().with_context(context)?;
-        self.file = file.persist(&self.path).with_context(context)?;
+        self.file = whole_file::write(&self.path, &csv_of(&self.rows, true)?)?;
         self.outdated = false;
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! For how long locks are held: the critical section duration of the paper's Figure 3, of all locks of a guest's kernel.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -10,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::experiments::{Extent, Found, Run, told};
 use super::sample::Sample;
 use crate::vm::{self, xen};
+use crate::whole_file;
 
 /// The paper's loads.
 pub const LOADS: [&str; 3] = ["kernbench", "pbzip2", "ebizzy"];
@@ -114,22 +113,13 @@ fn read(csv: &Path) -> Result<Vec<Row>> {
     reader.deserialize().map(|row| row.with_context(reading)).collect()
 }
 
-/// In one piece: a kill leaves the old file or the new one.
 fn write(csv: &Path, rows: &[Row]) -> Result<()> {
-    let writing = || format!("writing {}", csv.display());
-    let folder = csv.parent().context("a file without a folder")?;
-    let readable = Permissions::from_mode(0o644);
-    let mut file =
-        tempfile::Builder::new().permissions(readable).tempfile_in(folder).with_context(writing)?;
-    {
-        let mut writer = csv::Writer::from_writer(file.as_file_mut());
-        for row in rows {
-            writer.serialize(row).with_context(writing)?;
-        }
-        writer.flush().with_context(writing)?;
+    let mut writer = csv::Writer::from_writer(vec![]);
+    for row in rows {
+        writer.serialize(row)?;
     }
-    file.as_file().sync_all().with_context(writing)?;
-    file.persist(csv).with_context(writing)?;
+    let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
+    whole_file::write(csv, &bytes)?;
     Ok(())
 }
 
