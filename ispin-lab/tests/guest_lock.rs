@@ -75,8 +75,10 @@ fn every_lock_excludes_goes_on_and_keeps_its_order() {
         let shares: Vec<f64> = shares.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         let [least, most] = shares[..] else { panic!("{said}") };
         assert!(least >= 100.0, "{lock}: a thread did not go on: {said}");
-        // A CPU that also runs the agent has less of it, however fair the lock.
-        assert!(!fifo || least / most > 0.5, "{lock} is not fair: {said}");
+        // The agent has a CPU in common with one of the two, and a share of it that depends on where their phases fall: a half when it
+        // always has something to do. So this finds only a lock that hands one of them most of the passages; order is told by the
+        // tickets below, and equal shares are asked of the lock library, where nobody else is on the CPUs.
+        assert!(!fifo || least / most > 0.25, "{lock} is not fair: {said}");
         let table = truth(&trace, &snapshots, if fifo { &["--fifo"] } else { &[] });
         assert!(counted(&table, "contended") >= waits, "{lock}: nobody waits: {table}");
     }

@@ -34,6 +34,8 @@ pub enum Policy {
     Slice,
     /// The end of the rate limit, before which nothing ends the quantum
     Ratelimit,
+    /// The end of the time slice, but that of the rate limit where something has lately ended a quantum early
+    Adaptive,
     /// The end of the time slice, which nothing ends early: the rate limit is as long, unless told otherwise
     Firm,
     /// Nothing: Xen as it comes
@@ -46,6 +48,7 @@ impl Policy {
         match self {
             Self::Slice => Some("slice"),
             Self::Ratelimit => Some("ratelimit"),
+            Self::Adaptive => Some("adaptive"),
             Self::Firm => Some("firm"),
             Self::Off => None,
         }
