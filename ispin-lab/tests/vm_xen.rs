@@ -138,13 +138,19 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
     // A thread that sleeps 7 ms at a time ends the quanta of others by its wake-ups. Xen that knows so tells no end that does not
     // hold, but for one in a second on the pCPU.
     let preempted_holders = |policy: &str| {
-        let run = ["--lock", "ispin+", "--policy", policy, "--deterministic", "--seconds", "1", "--workload", "micro"];
-        let csd = ["--csd", "262144", "--json"];
-        succeeds(xen(&built, &run).args(csd).arg(path("early.jsonl")).args(["--", "--sleeper-ms", "7"]));
+        let run = format!(
+            "--lock ispin+ --policy {policy} --workload micro --csd 262144 --seconds 1 --deterministic"
+        );
+        let run: Vec<&str> = run.split(' ').collect();
+        let early = path("early.jsonl");
+        succeeds(xen(&built, &run).arg("--json").arg(&early).args(["--", "--sleeper-ms", "7"]));
         last_of(&read("early.jsonl")).vms.iter().map(|vm| vm.total().counters.lhp).sum::<u64>()
     };
     let (sliced, adapted) = (preempted_holders("slice"), preempted_holders("adaptive"));
-    assert!(sliced >= 20 && adapted <= sliced / 5, "{sliced} with the end of the slice, {adapted} with one that adapts");
+    assert!(
+        sliced >= 20 && adapted <= sliced / 5,
+        "{sliced} with the end of the slice, {adapted} with one that adapts"
+    );
 
     for (victim, words) in [
         ("guest", "the guest g2 died, when the loads were running"),
