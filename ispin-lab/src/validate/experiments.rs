@@ -86,6 +86,7 @@ pub const EXPERIMENTS: [Experiment; 14] = [
     Experiment { name: "xen-loads", world: World::Xen, quick: None, full: file!("xen-loads") },
     Experiment { name: "xen-neighbour", world: World::Xen, quick: None, full: file!("xen-neighbour") },
     Experiment { name: "xen-sleepers", world: World::Xen, quick: None, full: file!("xen-sleepers") },
+    Experiment { name: "xen-ends", world: World::Xen, quick: None, full: file!("xen-ends") },
     Experiment { name: "xen-csd", world: World::Xen, quick: None, full: file!("xen-csd") },
     Experiment { name: "xen-alone", world: World::Xen, quick: None, full: file!("xen-alone") },
 ];
