@@ -48,7 +48,7 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 14] = [
+pub const EXPERIMENTS: [Experiment; 15] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
