@@ -19,6 +19,9 @@ const BAR_TO: i32 = 640;
 /// Room for the number behind the longest bar.
 const BAR_LABEL: u32 = 80;
 
+/// Over how much of the horizontal axis locks stand beside each other where there is one place only.
+const ONE_PLACE: f64 = 0.7;
+
 /// Room for the legend, as a share of what is drawn.
 const LEGEND_SHARE: f64 = 0.45;
 
@@ -109,6 +112,23 @@ impl Panel {
         let (first, last) = (x(f64::min), x(f64::max));
         (first - 0.5..last + 0.5 + LEGEND_SHARE * (last - first + 1.0), most)
     }
+
+    /// How far beside its place a line is drawn: where all have the same one, they would hide each other.
+    fn aside(&self, line: usize) -> f64 {
+        let mut places = self.lines.iter().flat_map(|line| &line.points).map(|(x, _)| *x);
+        let first = places.next();
+        let last = self.lines.len().saturating_sub(1);
+        if last == 0 || places.any(|x| Some(x) != first) {
+            return 0.0;
+        }
+        ONE_PLACE * (line as f64 / last as f64 - 0.5)
+    }
+
+    /// What is drawn of a line: places, and what was measured there.
+    fn drawn(&self, line: usize) -> Vec<(f64, Spread)> {
+        let aside = self.aside(line);
+        self.lines[line].points.iter().map(|(x, spread)| (x + aside, *spread)).collect()
+    }
 }
 
 /// Draws columns of panels, all columns equally long. `None` if there is nothing to draw.
@@ -123,7 +143,8 @@ pub fn draw(title: &str, columns: &[Vec<Panel>]) -> Result<Option<String>> {
         let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         let failed = |error: &dyn std::fmt::Display| anyhow!("drawing «{title}»: {error}");
         root.fill(&WHITE).map_err(|error| failed(&error))?;
-        let root = root.titled(title, ("sans-serif", 16)).map_err(|error| failed(&error))?;
+        let root =
+            root.titled(title, ("sans-serif", title_size(title, size.0))).map_err(|error| failed(&error))?;
         for (area, column) in root.split_evenly((1, columns.len())).iter().zip(columns) {
             for (area, panel) in area.split_evenly((rows, 1)).iter().zip(column) {
                 if !panel.is_empty() {
@@ -153,7 +174,8 @@ pub fn bars(title: &str, values: &[(String, f64)]) -> Result<Option<String>> {
         let root = SVGBackend::with_string(&mut text, size).into_drawing_area();
         let failed = |error: &dyn std::fmt::Display| anyhow!("drawing «{title}»: {error}");
         root.fill(&WHITE).map_err(|error| failed(&error))?;
-        let root = root.titled(title, ("sans-serif", 16)).map_err(|error| failed(&error))?;
+        let root =
+            root.titled(title, ("sans-serif", title_size(title, size.0))).map_err(|error| failed(&error))?;
         for (i, (name, value)) in values.iter().enumerate() {
             let top = BAR.1 * i as i32;
             let end = BAR_FROM + length(*value);
@@ -169,6 +191,11 @@ pub fn bars(title: &str, values: &[(String, f64)]) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
+/// Height of the title's letters, such that it fits into the width: a letter is some 0.55 of its height wide.
+fn title_size(title: &str, width: u32) -> f64 {
+    (f64::from(width) / (0.55 * title.chars().count().max(1) as f64)).clamp(8.0, 16.0)
+}
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 
@@ -181,7 +208,7 @@ macro_rules! fill_in {
             .x_desc(&panel.x)
             .y_desc(&panel.y)
             .x_labels(8)
-            .x_label_formatter(&|x| if x.fract() == 0.0 { format!("{x:.0}") } else { String::new() })
+            .x_label_formatter(&whole)
             .y_label_formatter(&axis_label)
             .light_line_style(WHITE)
             .draw()?;
@@ -191,9 +218,11 @@ macro_rules! fill_in {
         }
         for (i, line) in panel.lines.iter().enumerate() {
             let color = COLORS[i % COLORS.len()];
-            chart.draw_series(ranges(panel, line, color))?;
-            chart.draw_series(dots(panel, line, color))?;
-            let series = chart.draw_series(LineSeries::new(medians(panel, line), color.stroke_width(2)))?;
+            let points = panel.drawn(i);
+            chart.draw_series(ranges(panel, &points, color))?;
+            chart.draw_series(dots(panel, &points, color))?;
+            let series =
+                chart.draw_series(LineSeries::new(medians(panel, &points), color.stroke_width(2)))?;
             series.label(line.name.clone()).legend(key(color));
         }
         if panel.legend {
@@ -222,6 +251,11 @@ fn one<'a>(area: &Area<'a>, panel: &Panel) -> Drawn<'a> {
     fill_in!(builder.build_cartesian_2d(x, 0.0..top)?, panel)
 }
 
+/// A number at the horizontal axis, if it is a whole one: nothing is counted between two.
+fn whole(x: &f64) -> String {
+    if (x - x.round()).abs() < 1e-6 { format!("{x:.0}") } else { String::new() }
+}
+
 /// A number at the vertical axis.
 fn axis_label(y: &f64) -> String {
     if *y >= 10.0 { format!("{y:.0}") } else { format!("{}", (y * 100.0).round() / 100.0) }
@@ -232,22 +266,22 @@ fn key(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
     move |(x, y)| PathElement::new([(x, y), (x + 14, y)], color.stroke_width(2))
 }
 
-fn medians(panel: &Panel, line: &Line) -> Vec<(f64, f64)> {
-    line.points.iter().map(|(x, spread)| (*x, panel.place(spread.median))).collect()
+fn medians(panel: &Panel, points: &[(f64, Spread)]) -> Vec<(f64, f64)> {
+    points.iter().map(|(x, spread)| (*x, panel.place(spread.median))).collect()
 }
 
 /// From the least to the most of each.
-fn ranges(panel: &Panel, line: &Line, color: RGBColor) -> Vec<PathElement<(f64, f64)>> {
+fn ranges(panel: &Panel, points: &[(f64, Spread)], color: RGBColor) -> Vec<PathElement<(f64, f64)>> {
     let bar = |(x, s): &(f64, Spread)| {
         let ends = [(*x, panel.place(s.least)), (*x, panel.place(s.most))];
         PathElement::new(ends, color.mix(0.5).stroke_width(3))
     };
-    line.points.iter().map(bar).collect()
+    points.iter().map(bar).collect()
 }
 
 /// A dot at each median.
-fn dots(panel: &Panel, line: &Line, color: RGBColor) -> Vec<Circle<(f64, f64), i32>> {
-    medians(panel, line).into_iter().map(|place| Circle::new(place, 3, color.filled())).collect()
+fn dots(panel: &Panel, points: &[(f64, Spread)], color: RGBColor) -> Vec<Circle<(f64, f64), i32>> {
+    medians(panel, points).into_iter().map(|place| Circle::new(place, 3, color.filled())).collect()
 }
 
 #[cfg(test)]
@@ -292,6 +326,24 @@ mod tests {
         for words in ["instructions", "ticket", "hvm, agent", "18", "1092", "free"] {
             assert!(svg.contains(words), "no {words} in {svg}");
         }
+    }
+
+    #[test]
+    fn locks_at_one_place_stand_beside_each_other() {
+        let spread = Spread { median: 1.0, least: 1.0, most: 1.0 };
+        let mut one = panel(vec![(4.0, spread)], false);
+        one.lines.push(Line { name: "pv".into(), points: vec![(4.0, spread)] });
+        assert_eq!([one.drawn(0)[0].0, one.drawn(1)[0].0], [4.0 - ONE_PLACE / 2.0, 4.0 + ONE_PLACE / 2.0]);
+        one.lines[1].points.push((8.0, spread));
+        assert_eq!([one.drawn(0)[0].0, one.drawn(1)[0].0], [4.0, 4.0]);
+        assert_eq!([whole(&3.999_999_999), whole(&3.8)], ["4", ""]);
+    }
+
+    #[test]
+    fn long_titles_are_written_smaller() {
+        assert_eq!(title_size("short", 420), 16.0);
+        assert!((10.0..11.0).contains(&title_size(&"x".repeat(75), 420)));
+        assert_eq!(title_size(&"x".repeat(500), 420), 8.0);
     }
 
     #[test]
