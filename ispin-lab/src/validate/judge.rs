@@ -92,6 +92,10 @@ pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdi
         match (has(Holds::Yes), has(Holds::No)) {
             (true, _) if everywhere || claim.any => Verdict::Reproduced,
             (true, _) => Verdict::Partly,
+            // What can be may still be in a cell of which nothing can be told.
+            (false, true) if claim.any && (has(Holds::Unclear) || known.len() < judged.len()) => {
+                Verdict::Undecided
+            }
             (false, true) => Verdict::NotReproduced,
             (false, false) => Verdict::Undecided,
         }
@@ -227,7 +231,11 @@ mod tests {
         assert_eq!(judge(&claim(), &both, None).1[0].holds, Some(Holds::Unclear));
         assert_eq!(judge(&claim(), &both, None).0, Verdict::Undecided);
         let fails = [runs("ticket", "8", &[100.0; 5]), runs("hvm", "8", &[90.0; 5])].concat();
-        assert_eq!(judge(&claim(), &[both, fails].concat(), None).0, Verdict::NotReproduced);
+        let samples = [both, fails].concat();
+        assert_eq!(judge(&claim(), &samples, None).0, Verdict::NotReproduced);
+        let mut can = claim();
+        can.any = true;
+        assert_eq!(judge(&can, &samples, None).0, Verdict::Undecided);
     }
 
     #[test]
