@@ -12,7 +12,7 @@
 //! | [`command`], [`signals`], [`clock`], [`rt`] | COMMAND, the signals that end a run, time, priority |
 //! | [`session`] | how a threads world says that it runs |
 //! | [`bpf`], [`diagnostics`] | the embedded eBPF object, kernel BTF, memory-mapped maps, the programs' log |
-//! | [`cli`], [`observe`], [`summary`], [`logging`] | the program `ispin-agent` |
+//! | [`cli`], [`options`], [`observe`], [`summary`], [`logging`] | the program `ispin-agent` |
 #![deny(missing_docs)]
 
 pub mod bpf;
@@ -26,6 +26,7 @@ pub mod interval;
 pub mod logging;
 pub mod model;
 pub mod observe;
+pub mod options;
 pub mod rt;
 pub mod run;
 pub mod session;

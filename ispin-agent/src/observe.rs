@@ -7,9 +7,10 @@ use std::process::ExitStatus;
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::bpf::btf::BTF_VARIABLE;
 use crate::check::{Depth, Report};
-use crate::cli::{BTF_VARIABLE, RunOptions};
 use crate::command::{self, Child, GRACE, Output, SpawnError, WAIT_VARIABLE};
+use crate::options::RunOptions;
 use crate::rt::{OBSERVER_PRIORITY, RealTime};
 use crate::run::{self, End, Outcome};
 use crate::signals::{self, Signals};

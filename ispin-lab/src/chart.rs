@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::matrix::median;
+use crate::stats::median;
 
 const PANEL: (u32, u32) = (420, 320);
 const TITLE_HEIGHT: u32 = 40;

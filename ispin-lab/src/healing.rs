@@ -80,7 +80,7 @@ pub fn table(results: &[InjectionResult]) -> String {
         "acquisitions/quantum",
     ]);
     for result in results {
-        let of = |f: fn(&Healing) -> f64| crate::matrix::median(result.healings.iter().map(f));
+        let of = |f: fn(&Healing) -> f64| crate::stats::median(result.healings.iter().map(f));
         // One that did not heal needed longer than any other.
         let quanta = |h: &Healing| h.quanta.map_or(f64::INFINITY, |quanta| quanta as f64);
         let max = result.healings.iter().map(quanta).fold(0.0, f64::max);

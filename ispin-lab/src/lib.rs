@@ -10,6 +10,7 @@ pub mod matrix;
 pub mod noise;
 pub mod overhead;
 pub mod port;
+pub mod stats;
 pub mod threads;
 pub mod validate;
 pub mod vcpu;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
+use crate::stats::median;
 use crate::threads::hypervisor::Hypervisor;
 use crate::threads::options::{RunOptions, parse_lock};
 use crate::threads::result::RunResult;
@@ -299,17 +300,6 @@ pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
     builder.build().with(tabled::settings::Style::markdown()).to_string()
 }
 
-/// The median; NaN of nothing.
-pub fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -421,12 +411,5 @@ mod tests {
         let again = ResultFile::open(&path).expect("again");
         assert_eq!(again.rows(), [row("hvm", 1), row("pv", 1)]);
         assert!(fs::read_to_string(&path).expect("read").starts_with(now.lines().next().expect("columns")));
-    }
-
-    #[test]
-    fn medians() {
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
-        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
-        assert!(median([].into_iter()).is_nan());
     }
 }

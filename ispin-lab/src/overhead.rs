@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::matrix::median;
+use crate::stats::median;
 use crate::threads::hypervisor::Hypervisor;
 use crate::threads::options::RunOptions;
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Parser;
-use ispin_agent::bpf::btf::KERNEL_BTF;
-use ispin_agent::cli::{BTF_VARIABLE, duration, interval};
+use ispin_agent::bpf::btf::{BTF_VARIABLE, KERNEL_BTF};
 use ispin_agent::command::{self, SpawnError};
+use ispin_agent::options::{duration, interval};
 use ispin_agent::run::DEFAULT_INTERVAL;
 use ispin_agent::signals::Signals;
 use ispin_agent::source::SourceKind;

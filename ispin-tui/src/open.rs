@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::ExitStatus;
 
 use anyhow::{Result, bail};
+use ispin_agent::bpf::btf::BTF_VARIABLE;
 use ispin_agent::check::{Depth, Report};
-use ispin_agent::cli::BTF_VARIABLE;
 use ispin_agent::command::{self, Child, GRACE, Output, WAIT_VARIABLE};
 use ispin_agent::rt::{OBSERVER_PRIORITY, RealTime};
 use ispin_agent::signals::{self, Signals};

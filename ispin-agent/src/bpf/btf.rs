@@ -10,6 +10,8 @@ use anyhow::{Context, Result, anyhow, bail};
 
 /// Where the kernel shows its BTF.
 pub const KERNEL_BTF: &str = "/sys/kernel/btf/vmlinux";
+/// Names another BTF file, for these programs and for COMMAND.
+pub const BTF_VARIABLE: &str = "ISPIN_BTF";
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::source::SourceKind;
+use crate::source::kind::SourceKind;
 
 pub use print::{json, table};
 

@@ -205,7 +205,7 @@ fn line(samples: &[&Sample], lock: &str, metric: &str, base: Option<&str>) -> Li
     places.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let point = |(x, vcpus): &(f64, String)| {
         let divisor = match base {
-            Some(base) => crate::matrix::median(of(base, vcpus).into_iter()),
+            Some(base) => crate::stats::median(of(base, vcpus).into_iter()),
             None => 1.0,
         };
         Spread::of(of(lock, vcpus).into_iter().map(|value| value / divisor)).map(|spread| (*x, spread))

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use super::claims::{BEST, Claim, EXACT_RUNS};
 use super::sample::Sample;
-use super::stats::{Interval, compare};
-use crate::matrix::median;
+use crate::stats::{Interval, compare, median};
 
 /// Fewer runs of a cell than that decide nothing.
 pub const LEAST_RUNS: usize = 5;

@@ -6,7 +6,6 @@
 //! | [`experiments`] | what is run, and what there is of it |
 //! | [`holds`] | the experiment about how long locks are held |
 //! | [`sample`] | runs of all worlds in one form |
-//! | [`stats`] | ratios of medians, and how sure one can be of them |
 //! | [`judge`] | verdicts |
 //! | [`figures`], [`tables`] | what was measured, to look at |
 //! | [`report`] | Markdown and HTML |
@@ -18,7 +17,6 @@ pub mod holds;
 pub mod judge;
 pub mod report;
 pub mod sample;
-pub mod stats;
 pub mod tables;
 
 use std::fs;

@@ -8,8 +8,8 @@ use super::claims::{Claim, EXACT_RUNS};
 use super::experiments::{Extent, Found};
 use super::figures::Figure;
 use super::judge::{Holds, Judged, LEAST_RUNS, Verdict};
-use super::stats::Interval;
 use super::tables::{self, shown};
+use crate::stats::Interval;
 
 /// A claim and what came of it.
 pub struct Outcome {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use ispin_agent::cli;
+use ispin_agent::options::{duration, interval};
 use ispin_agent::sink::SinkOptions;
 
 use super::rival::Rival;
@@ -108,7 +108,7 @@ pub struct VmOptions {
     #[arg(long, value_enum, default_value_t = Acceleration::Auto, conflicts_with = "deterministic")]
     pub accel: Acceleration,
     /// Time of the guest between two snapshots, 10ms to 1h
-    #[arg(long, value_name = "TIME", value_parser = cli::interval, default_value = "250ms")]
+    #[arg(long, value_name = "TIME", value_parser = interval, default_value = "250ms")]
     pub interval: Duration,
     /// Run the load without the agent: no snapshots, no counts
     #[arg(long)]
@@ -133,7 +133,7 @@ pub struct VmOptions {
     #[arg(long, value_name = "MIB")]
     pub memory_mb: Option<u32>,
     /// Give up when nothing has come from the guest for this long, in time of the host [default: 2m; under Xen 10m]
-    #[arg(long, value_name = "TIME", value_parser = cli::duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Keep what the kernel wrote to its console
     #[arg(long, value_name = "FILE")]

@@ -8,7 +8,7 @@ use tabled::settings::Style;
 use super::cells::{ResultFile, Row, rows};
 use super::experiment::{Cell, Experiment, parse};
 use super::run;
-use crate::matrix::median;
+use crate::stats::median;
 
 /// A share of the runs: number `part` of `parts`, so that several processes can work on one experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::cells::Row;
 use super::experiment::{Cell, Experiment};
 use super::matrix::Run;
 use crate::chart::{self, Line, Panel, Spread};
-use crate::matrix::median;
+use crate::stats::median;
 
 /// Draws what there is of an experiment that varies `lock` and `vcpus`.
 pub fn draw(experiment: &Experiment, rows: &[Row], path: &Path) -> Result<()> {

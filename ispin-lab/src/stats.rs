@@ -3,10 +3,19 @@
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::matrix::median;
-
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2000;
+
+/// The median; NaN of nothing.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
+    }
+}
 
 /// A figure and the interval in which 95 of 100 resamples lie.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -68,5 +77,12 @@ mod tests {
         assert_eq!(compare(&[], Some(&[1.0]), 0.0), None);
         assert_eq!(compare(&[1.0], Some(&[]), 0.0), None);
         assert_eq!(compare(&[2.0, 4.0, 3.0], None, 0.0).unwrap().point, 3.0);
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0].into_iter()), 2.5);
+        assert!(median([].into_iter()).is_nan());
     }
 }
