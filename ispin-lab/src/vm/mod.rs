@@ -5,6 +5,7 @@
 //! | [`options`] | what one run is, on the command line |
 //! | `checkout`, `cache`, `packages` | where the sources are, where what is built is kept, what must be installed |
 //! | `steps`, `progress` | running a builder, and the one line that tells how far it is |
+//! | `built` | what every guest of a run is made of |
 //! | `kernel`, `programs` | the guest's kernel and its static programs, built |
 //! | [`image`], `libraries` | the initramfs, and the libraries of the programs in it |
 //! | [`init`] | the script that is the guest's first process |
@@ -26,6 +27,7 @@
 
 pub mod accel;
 mod boot;
+mod built;
 mod cache;
 mod checkout;
 pub mod console;

@@ -1,5 +1,8 @@
 //! The closing table of a run: what the load achieved and what the agent counted.
 
+use std::io::Write;
+
+use anyhow::{Context, Result};
 use ispin_agent::model::Snapshot;
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -9,7 +12,7 @@ use super::options::{Hypervisor, VmOptions};
 use super::report::LoadResult;
 
 /// Of a run that went well.
-pub fn table(options: &VmOptions, observed: &Observed) -> String {
+fn table(options: &VmOptions, observed: &Observed) -> String {
     let mut builder = Builder::default();
     let mut row = |name: &str, value: String| builder.push_record([name.to_owned(), value]);
     if let Some(result) = observed.result() {
@@ -94,7 +97,7 @@ fn counted(last: &Snapshot) -> Vec<(&'static str, String)> {
 }
 
 /// What must be known about the figures, if anything.
-pub fn caution(source: Option<&str>) -> Option<&'static str> {
+fn caution(source: Option<&str>) -> Option<&'static str> {
     match source {
         Some("software") => Some(
             "the kernel makes its quanta up: they preempt nobody, and LHP, LWP and deferrals are no results",
@@ -103,6 +106,20 @@ pub fn caution(source: Option<&str>) -> Option<&'static str> {
             Some("nobody publishes slots: nothing can be deferred, and LHP and LWP cannot be seen")
         }
         _ => None,
+    }
+}
+
+/// Prints the closing table.
+pub fn tell(options: &VmOptions, observed: &Observed) -> Result<()> {
+    let mut text = table(options, observed);
+    if let Some(caution) = caution(observed.source.as_deref()) {
+        text += &format!("{caution}\n");
+    }
+    // Standard output may carry the snapshots.
+    if options.sinks.use_stdout() {
+        std::io::stderr().write_all(text.as_bytes()).context("printing the result")
+    } else {
+        std::io::stdout().write_all(text.as_bytes()).context("printing the result")
     }
 }
 

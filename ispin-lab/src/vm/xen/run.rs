@@ -21,6 +21,7 @@ use super::xl::Config;
 use super::{XENTRACE, guest_port};
 use crate::load::Workload;
 use crate::vm::boot::{Boot, Observed};
+use crate::vm::built::{Built, add_scripts, find_workload, parameters, patience, plan};
 use crate::vm::checkout;
 use crate::vm::image::Image;
 use crate::vm::init::{self, Way};
@@ -30,7 +31,7 @@ use crate::vm::ports::Shared;
 use crate::vm::progress::Progress;
 use crate::vm::qemu::{Dom0, Machine};
 use crate::vm::relay;
-use crate::vm::run::{Built, add_scripts, find_workload, parameters, patience, plan, tell};
+use crate::vm::result;
 use crate::vm::steps::Steps;
 use crate::vm::trace_file::{TraceFile, Traced};
 
@@ -49,7 +50,7 @@ pub fn run(options: &VmOptions) -> Result<()> {
         return repeat(options);
     }
     let Some((observed, rows)) = once(options)? else { return Ok(()) };
-    tell(options, &observed)?;
+    result::tell(options, &observed)?;
     if let Some(gap) = gap(options, &observed) {
         eprintln!("{}: such waits look like preemptions; --deterministic has none", told(gap));
     }
