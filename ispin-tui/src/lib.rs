@@ -17,7 +17,7 @@
 //! | [`plan`], [`sleep`] | wake-ups that are announced before they come |
 //! | [`terminal`], [`resize`] | the terminal, its size, and its way back whatever happens |
 //! | [`svg`] | a picture of the screen as a file |
-//! | [`cli`], [`open`], [`notes`] | the program `ispin-tui`: command line, source and COMMAND, late warnings |
+//! | [`cli`], [`options`], [`open`], [`notes`] | the program `ispin-tui`: command line, source and COMMAND, late warnings |
 #![deny(missing_docs)]
 
 pub mod cli;
@@ -27,6 +27,7 @@ pub mod input;
 pub mod keys;
 pub mod notes;
 pub mod open;
+pub mod options;
 pub mod panels;
 pub mod plan;
 pub mod resize;

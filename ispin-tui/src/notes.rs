@@ -1,8 +1,16 @@
-//! Warnings of the libraries: kept while the screen belongs to the dashboard, told when it does not.
+//! What the user is told on standard error; warnings of the libraries are kept while the screen belongs to the dashboard.
 
+use std::fmt::Display;
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// Tells the user something. Unlike `eprintln!` it does not panic when the terminal has gone: whoever closed it
+/// does not want to know.
+pub(crate) fn tell(what: impl Display) {
+    let _ = writeln!(std::io::stderr(), "ispin-tui: {what}");
+}
 
 /// Warnings kept; what comes after them is counted.
 const CAPACITY: usize = 50;

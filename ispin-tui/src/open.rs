@@ -12,8 +12,9 @@ use ispin_agent::rt::{OBSERVER_PRIORITY, RealTime};
 use ispin_agent::signals::{self, Signals};
 use ispin_agent::source::{self, OpenOptions, SourceKind};
 
-use crate::cli::{Cli, tell};
 use crate::feed::local::LocalFeed;
+use crate::notes::tell;
+use crate::options::Cli;
 
 /// What is at work while a source is shown.
 pub struct Opened {
