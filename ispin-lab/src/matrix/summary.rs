@@ -1,0 +1,155 @@
+//! Medians and spread of an experiment, to look at.
+
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+use super::Experiment;
+use crate::stats::median;
+use crate::threads::result::RunResult;
+
+/// A repeat in a convoy: more than one quantum in ten ended in a problematic preemption.
+const CONVOY_PSP_PER_QUANTUM: f64 = 0.1;
+
+/// The runs of one number of vCPUs and one lock.
+struct Runs<'a>(Vec<&'a RunResult>);
+
+impl Runs<'_> {
+    fn median(&self, of: impl Fn(&RunResult) -> f64) -> f64 {
+        median(self.0.iter().map(|run| of(run)))
+    }
+
+    fn least(&self, of: impl Fn(&RunResult) -> f64) -> f64 {
+        self.0.iter().map(|run| of(run)).reduce(f64::min).unwrap_or(f64::NAN)
+    }
+
+    fn most(&self, of: impl Fn(&RunResult) -> f64) -> f64 {
+        self.0.iter().map(|run| of(run)).reduce(f64::max).unwrap_or(f64::NAN)
+    }
+
+    /// PSP per second, where none counts as one in the run: what a ratio can be made of.
+    fn floor(&self) -> f64 {
+        self.median(|run| run.psp.max(1) as f64 / run.seconds)
+    }
+}
+
+/// Medians and spread per number of vCPUs and lock, as a Markdown table. The last column compares the median PSP/s
+/// with that of `ticket`, where zero counts as one PSP per run. Where every thread has the same work, its time, the
+/// spread of the threads' times and the queue they met stand there too.
+pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
+    let work = experiment.options.accesses > 0;
+    let mut builder = Builder::default();
+    let columns = [
+        "vCPUs",
+        "lock",
+        "repeats",
+        "PSP/s",
+        "min",
+        "max",
+        "PSP/quantum",
+        "max",
+        "acquisitions/s",
+        "min",
+        "max",
+        "LHP",
+        "LWP",
+        "harmful",
+        "deferrals",
+        "convoyed",
+        "ticket / this",
+    ];
+    let of_work = ["thread time, s", "spread %", "min", "max", "mean lql"];
+    builder.push_record(columns.into_iter().chain(of_work.into_iter().filter(|_| work)));
+    for &vcpus in &experiment.vcpus {
+        let of = |lock: &str| Runs(rows.iter().filter(|r| r.vcpus == vcpus && r.lock == *lock).collect());
+        let ticket = of("ticket").floor();
+        for lock in &experiment.locks {
+            let runs = of(lock);
+            let spread = |r: &RunResult| 100.0 * r.thread_time_sd / r.thread_time_mean;
+            let figures = [
+                number(runs.median(|r| r.psp_per_s), 1),
+                number(runs.least(|r| r.psp_per_s), 1),
+                number(runs.most(|r| r.psp_per_s), 1),
+                number(runs.median(|r| r.psp_per_quantum), 4),
+                number(runs.most(|r| r.psp_per_quantum), 4),
+                number(runs.median(|r| r.acquisitions_per_s), 0),
+                number(runs.least(|r| r.acquisitions_per_s), 0),
+                number(runs.most(|r| r.acquisitions_per_s), 0),
+                number(runs.median(|r| r.lhp as f64), 0),
+                number(runs.median(|r| r.lwp as f64), 0),
+                number(runs.median(|r| r.lwp_harmful as f64), 0),
+                number(runs.median(|r| r.deferrals as f64), 0),
+                runs.0.iter().filter(|r| r.psp_per_quantum > CONVOY_PSP_PER_QUANTUM).count().to_string(),
+                number(ticket / runs.floor(), 1),
+            ];
+            let of_work = [
+                number(runs.median(|r| r.thread_time_mean), 2),
+                number(runs.median(spread), 1),
+                number(runs.least(spread), 1),
+                number(runs.most(spread), 1),
+                number(runs.median(|r| r.lql_mean), 2),
+            ];
+            let cell = [vcpus.to_string(), lock.clone(), runs.0.len().to_string()];
+            builder.push_record(cell.into_iter().chain(figures).chain(of_work.into_iter().filter(|_| work)));
+        }
+    }
+    builder.build().with(Style::markdown()).to_string()
+}
+
+/// A figure; `-` where there is none.
+fn number(value: f64, decimals: usize) -> String {
+    if value.is_nan() { "-".into() } else { format!("{value:.decimals$}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(lock: &str, psp: u64, time: f64) -> RunResult {
+        RunResult {
+            lock: lock.into(),
+            vcpus: 4,
+            psp,
+            seconds: 2.0,
+            psp_per_s: psp as f64 / 2.0,
+            psp_per_quantum: psp as f64 / 100.0,
+            acquisitions_per_s: 1000.0 / time,
+            thread_time_mean: time,
+            thread_time_sd: time / 50.0,
+            ..RunResult::default()
+        }
+    }
+
+    fn table(accesses: &str) -> String {
+        let text = format!(
+            "title='t'\nlocks=['ticket','ispin+','hvm']\nvcpus=[4]\nrepeats=2\n[options]\nseconds=2.0\nhold='10us'\ncsd='20us'\n{accesses}"
+        );
+        let experiment = Experiment::of(&text).expect("valid");
+        summary(&experiment, &[row("ticket", 40, 4.0), row("ticket", 60, 8.0), row("ispin+", 0, 1.0)])
+    }
+
+    /// The cells of a table's line, which begins with 4 vCPUs and this lock.
+    fn line(table: &str, lock: &str) -> Vec<String> {
+        let lines =
+            table.lines().map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()));
+        lines.map(Iterator::collect::<Vec<_>>).find(|cells| cells[1] == lock).expect("a line of this lock")
+    }
+
+    #[test]
+    fn medians_stand_beside_their_ends() {
+        let table = table("");
+        let ticket = [
+            "4", "ticket", "2", "25.0", "20.0", "30.0", "0.5000", "0.6000", "188", "125", "250", "0", "0",
+            "0", "0", "2", "1.0",
+        ];
+        assert_eq!(line(&table, "ticket"), ticket);
+        assert_eq!(line(&table, "ispin+")[15..], ["0", "50.0"], "none counts as one in a run");
+        assert_eq!(line(&table, "hvm")[2..5], ["0", "-", "-"], "a lock without runs has a line");
+    }
+
+    #[test]
+    fn equal_work_has_times() {
+        let table = table("accesses=100");
+        assert_eq!(line(&table, "lock")[17..], ["thread time, s", "spread %", "min", "max", "mean lql"]);
+        assert_eq!(line(&table, "ticket")[17..], ["6.00", "2.0", "2.0", "2.0", "0.00"]);
+    }
+}
