@@ -51,6 +51,12 @@ impl World {
         unsafe { &*self.rows[i].get() }
     }
 
+    /// For the one thread that publishes.
+    fn slot(&self, i: usize) -> Slot {
+        // SAFETY: no other thread writes it.
+        unsafe { self.slots[i].get().read_volatile() }
+    }
+
     fn publish(&self, i: usize, slot: Slot) {
         // SAFETY: the only publisher; ids last.
         unsafe {
@@ -456,6 +462,54 @@ fn ispin_plus_gives_in_after_max_defer() {
     lock.lock(&mut me, 1);
     assert!(begin.elapsed() >= Duration::from_millis(30), "{:?}", begin.elapsed());
     lock.unlock(&mut me, 1);
+}
+
+/// A vCPU whose csd is `csd`, and the lock `ispin+` that refuses tickets for a minute.
+fn patient(world: &World, csd: u64) -> (Vcpu, Box<dyn Lock>) {
+    let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
+    let parameters = Parameters { max_defer_ms: 60_000, ..Parameters::default() };
+    // SAFETY: the world outlives its vCPUs in every test; one thread per row.
+    let me = unsafe { Vcpu::new(world.slots[0].get(), world.rows[0].get(), &world.control, 0, csd) };
+    (me, (algorithm.make)(0, &parameters))
+}
+
+#[test]
+fn ispin_plus_may_take_a_ticket_in_half_of_each_quantum() {
+    const SECOND: u64 = 1_000_000_000;
+    for csd in [30 * SECOND, 300 * SECOND, u64::MAX] {
+        let now = monotonic_ns();
+        let world = World::new(1, now + 20 * SECOND);
+        world.publish(0, Slot { dispatch_start: now, preemption_time: now + 20 * SECOND, ..world.slot(0) });
+        let (mut me, lock) = patient(&world, csd);
+        lock.lock(&mut me, 1);
+        lock.unlock(&mut me, 1);
+        assert!(monotonic_ns() - now < 10 * SECOND);
+        assert_eq!(world.row(0).classifier.counters.deferrals, 0);
+    }
+}
+
+#[test]
+fn ispin_plus_does_not_wait_for_a_third_quantum_that_is_too_short() {
+    let begin = monotonic_ns();
+    let world = World::new(1, begin + 1_000_000);
+    let (mut me, lock) = patient(&world, 1 << 40);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Nobody else wants the pCPU, so quanta of a second follow each other.
+            while !done.load(Ordering::Acquire) {
+                std::thread::sleep(Duration::from_millis(1));
+                let slot = world.slot(0);
+                let ids = Ids(slot.ids).next_renewal().0;
+                world.publish(0, Slot { preemption_time: monotonic_ns() + 1_000_000_000, ids, ..slot });
+            }
+        });
+        lock.lock(&mut me, 1);
+        lock.unlock(&mut me, 1);
+        done.store(true, Ordering::Release);
+    });
+    assert!(monotonic_ns() - begin < 30_000_000_000, "it waited for max_defer");
+    assert_eq!(world.row(0).classifier.counters.deferrals, 1);
 }
 
 #[test]

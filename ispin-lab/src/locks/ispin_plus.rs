@@ -2,7 +2,7 @@
 //!
 //! The paper's rule predicts. When a prediction fails, and a vCPU is preempted with a ticket, everybody else still joins
 //! the queue behind it, because `(lql + 1) * csd` stays tiny; each of them loses its quantum there, with a ticket, and
-//! so the queue never empties: the convoy. Four changes end it (docs/ispin-plus.md argues and measures them):
+//! so the queue never empties: the convoy. Five changes end it (docs/ispin-plus.md argues and measures them):
 //!
 //! 1. A ticket is also refused while the holder or a waiter is off its pCPU.
 //! 2. A refused thread asks again before it takes a ticket, for `max_defer`, and while somebody in the queue is off its pCPU for
@@ -10,6 +10,8 @@
 //!    then would wait in the queue for the one that is missing, and keep the convoy alive.
 //! 3. It yields its pCPU meanwhile, in which the vCPU that is missing may be the next to run.
 //! 4. A thread that holds another lock is not refused: those that wait for that one would wait with it.
+//! 5. A csd longer than half the quantum counts as half the quantum, and one for which two fresh quanta in a row were too short counts
+//!    no more while nobody is queued: no third would do.
 
 use ispin_common::capability::{Capability, capability};
 use ispin_common::event::Ctx;
@@ -36,6 +38,9 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     },
 };
 
+/// Fresh quanta, each too short for csd alone, after which a ticket is taken: one can have been noticed late.
+const SHORT_QUANTA: u32 = 2;
+
 /// How many times `max_defer` a ticket is refused because somebody in the queue is off its pCPU.
 const STALLED_FOR: u64 = 16;
 
@@ -56,15 +61,27 @@ struct Asking<'a> {
     deferred: Deferred,
     /// Since the refusal: when it was, and the absences since.
     refused: Option<(u64, OffCpu)>,
+    /// Quanta that began since the refusal.
+    fresh: u32,
     max_defer: u64,
+}
+
+impl Asking<'_> {
+    /// csd, but no longer than half of what the vCPU was given when it came to its pCPU.
+    fn csd(&self) -> u64 {
+        let half = self.slot.preemption_time.saturating_sub(self.slot.dispatch_start) / 2;
+        self.me.csd().min(half)
+    }
 }
 
 impl World for Asking<'_> {
     fn lock_cap(&mut self, lql: u32) -> Option<i64> {
+        let before = Ids(self.slot.ids).slice_id();
         self.slot = self.me.read_own();
         self.now = self.me.now();
+        self.fresh += u32::from(self.refused.is_some() && Ids(self.slot.ids).slice_id() != before);
         self.deferred.ctx = Ctx::default();
-        match capability(&self.slot, self.now, lql, self.me.csd(), self.me.tick()) {
+        match capability(&self.slot, self.now, lql, self.csd(), self.me.tick()) {
             Capability::Capable(lock_cap) | Capability::Incapable(lock_cap) => Some(lock_cap),
             Capability::Unslotted => None,
             Capability::Expired => {
@@ -93,9 +110,12 @@ impl World for Asking<'_> {
         }
     }
 
-    fn gives_in(&mut self, why: Refusal) -> bool {
+    fn gives_in(&mut self, lql: u32, why: Refusal) -> bool {
+        if lql == 0 && self.fresh >= SHORT_QUANTA {
+            return true;
+        }
         let limit = match why {
-            Refusal::Time(_) => self.max_defer,
+            Refusal::Time => self.max_defer,
             Refusal::Stalled => self.max_defer.saturating_mul(STALLED_FOR),
         };
         self.refused.as_ref().is_none_or(|(since, _)| self.now >= since.saturating_add(limit))
@@ -116,6 +136,7 @@ impl Lock for IspinPlus {
                 now: 0,
                 deferred,
                 refused: None,
+                fresh: 0,
                 max_defer: self.max_defer,
                 me,
             };

@@ -22,8 +22,8 @@ pub struct Members {
 /// Why a ticket is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The quantum may end before the ticket is used up: `lock_cap`, zero or less (paper, equation 2).
-    Time(i64),
+    /// The quantum may end before the ticket is used up: `lock_cap` is zero or less (paper, equation 2).
+    Time,
     /// The holder or a waiter is off its pCPU: whoever joins waits until that one is back.
     Stalled,
 }
@@ -38,9 +38,9 @@ pub trait World {
     fn refused(&mut self, lql: u32, why: Refusal);
     /// Lets time go by.
     fn wait(&mut self);
-    /// Asked after each wait that ends in a refusal again: whether this has lasted for long enough, and the ticket is taken all
-    /// the same.
-    fn gives_in(&mut self, why: Refusal) -> bool;
+    /// Asked after each wait that ends in a refusal again, with `lql` tickets before: whether this has lasted for long enough, and
+    /// the ticket is taken all the same.
+    fn gives_in(&mut self, lql: u32, why: Refusal) -> bool;
 }
 
 impl Default for Members {
@@ -71,7 +71,7 @@ impl Members {
         let serving = self.serving.0.load(Ordering::Relaxed);
         let lql = self.next.0.load(Ordering::Relaxed).wrapping_sub(serving);
         match world.lock_cap(lql) {
-            Some(lock_cap) if lock_cap <= 0 => return Some((lql, Refusal::Time(lock_cap))),
+            Some(lock_cap) if lock_cap <= 0 => return Some((lql, Refusal::Time)),
             _ => {}
         }
         // `serving` may have moved on between the two loads; then there is less to look at than it seems.
@@ -93,7 +93,7 @@ impl Members {
             loop {
                 world.wait();
                 match self.refusal(world) {
-                    Some((_, why)) if !world.gives_in(why) => {}
+                    Some((lql, why)) if !world.gives_in(lql, why) => {}
                     _ => break,
                 }
             }

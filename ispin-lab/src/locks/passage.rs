@@ -92,9 +92,10 @@ impl Passages {
                 event.lql = lql;
                 event.ids = Ids(slot.ids);
                 event.tsc = now;
-                (event.cap, event.ctx) = match why {
-                    Refusal::Time(cap) => (cap, Ctx::default()),
-                    Refusal::Stalled => (lock_cap(slot, now, lql, csd), Ctx(Ctx::STALLED)),
+                event.cap = lock_cap(slot, now, lql, csd);
+                event.ctx = match why {
+                    Refusal::Time => Ctx::default(),
+                    Refusal::Stalled => Ctx(Ctx::STALLED),
                 };
                 event.start = slot.dispatch_start;
             },

@@ -47,8 +47,8 @@ impl TicketQueue {
         match capability(&slot, now, lql, me.csd(), me.tick()) {
             Capability::Capable(_) | Capability::Unslotted => {}
             Capability::Expired => deferred.ctx = Ctx(Ctx::EXPIRED),
-            Capability::Incapable(lock_cap) => {
-                self.passages.refused(me, caller, &slot, now, lql, Refusal::Time(lock_cap));
+            Capability::Incapable(_) => {
+                self.passages.refused(me, caller, &slot, now, lql, Refusal::Time);
                 deferred.off = defer(me, &slot);
             }
         }

@@ -98,7 +98,7 @@ impl World for Asking<'_> {
         assert!(self.asked <= PATIENCE + 1, "asked again after it gave in");
     }
 
-    fn gives_in(&mut self, _why: Refusal) -> bool {
+    fn gives_in(&mut self, _lql: u32, _why: Refusal) -> bool {
         self.asked > PATIENCE
     }
 }
