@@ -474,12 +474,12 @@ fn patient(world: &World, csd: u64) -> (Vcpu, Box<dyn Lock>) {
 }
 
 #[test]
-fn ispin_plus_may_take_a_ticket_in_half_of_each_quantum() {
+fn ispin_plus_may_take_a_ticket_in_the_first_eighth_of_each_quantum() {
     const SECOND: u64 = 1_000_000_000;
-    for csd in [30 * SECOND, 300 * SECOND, u64::MAX] {
+    for csd in [78 * SECOND, 300 * SECOND, u64::MAX] {
         let now = monotonic_ns();
-        let world = World::new(1, now + 20 * SECOND);
-        world.publish(0, Slot { dispatch_start: now, preemption_time: now + 20 * SECOND, ..world.slot(0) });
+        let world = World::new(1, now + 80 * SECOND);
+        world.publish(0, Slot { dispatch_start: now, preemption_time: now + 80 * SECOND, ..world.slot(0) });
         let (mut me, lock) = patient(&world, csd);
         lock.lock(&mut me, 1);
         lock.unlock(&mut me, 1);
@@ -489,7 +489,7 @@ fn ispin_plus_may_take_a_ticket_in_half_of_each_quantum() {
 }
 
 #[test]
-fn ispin_plus_does_not_wait_for_a_third_quantum_that_is_too_short() {
+fn ispin_plus_does_not_wait_for_a_third_renewal_that_is_too_short() {
     let begin = monotonic_ns();
     let world = World::new(1, begin + 1_000_000);
     let (mut me, lock) = patient(&world, 1 << 40);

@@ -10,8 +10,8 @@
 //!    then would wait in the queue for the one that is missing, and keep the convoy alive.
 //! 3. It yields its pCPU meanwhile, in which the vCPU that is missing may be the next to run.
 //! 4. A thread that holds another lock is not refused: those that wait for that one would wait with it.
-//! 5. A csd longer than half the quantum counts as half the quantum, and one for which two fresh quanta in a row were too short counts
-//!    no more while nobody is queued: no third would do.
+//! 5. Of what it was given when it came to its pCPU a thread has at least an eighth to take tickets of an empty queue in, however long csd
+//!    is; and of quanta that it was given without leaving its pCPU, whose length is not known, it waits for two at most.
 
 use ispin_common::capability::{Capability, capability};
 use ispin_common::event::Ctx;
@@ -38,8 +38,9 @@ pub(super) static ALGORITHM: Algorithm = Algorithm {
     },
 };
 
-/// Fresh quanta, each too short for csd alone, after which a ticket is taken: one can have been noticed late.
-const SHORT_QUANTA: u32 = 2;
+/// Quanta that a thread got without leaving its pCPU, too short for csd alone, after which it takes a ticket: one can have been
+/// noticed late.
+const SHORT_RENEWALS: u32 = 2;
 
 /// How many times `max_defer` a ticket is refused because somebody in the queue is off its pCPU.
 const STALLED_FOR: u64 = 16;
@@ -61,25 +62,27 @@ struct Asking<'a> {
     deferred: Deferred,
     /// Since the refusal: when it was, and the absences since.
     refused: Option<(u64, OffCpu)>,
-    /// Quanta that began since the refusal.
-    fresh: u32,
+    /// Quanta since the refusal that the thread did not leave its pCPU for.
+    renewals: u32,
     max_defer: u64,
 }
 
 impl Asking<'_> {
-    /// csd, but no longer than half of what the vCPU was given when it came to its pCPU.
+    /// csd, but no longer than seven eighths of what the thread was given when it came to its pCPU.
     fn csd(&self) -> u64 {
-        let half = self.slot.preemption_time.saturating_sub(self.slot.dispatch_start) / 2;
-        self.me.csd().min(half)
+        let most = self.slot.preemption_time.saturating_sub(self.slot.dispatch_start) / 8 * 7;
+        self.me.csd().min(most)
     }
 }
 
 impl World for Asking<'_> {
     fn lock_cap(&mut self, lql: u32) -> Option<i64> {
-        let before = Ids(self.slot.ids).slice_id();
+        let before = Ids(self.slot.ids);
         self.slot = self.me.read_own();
         self.now = self.me.now();
-        self.fresh += u32::from(self.refused.is_some() && Ids(self.slot.ids).slice_id() != before);
+        let ids = Ids(self.slot.ids);
+        self.renewals +=
+            u32::from(self.refused.is_some() && ids.same_dispatch(before) && !ids.same_slice(before));
         self.deferred.ctx = Ctx::default();
         match capability(&self.slot, self.now, lql, self.csd(), self.me.tick()) {
             Capability::Capable(lock_cap) | Capability::Incapable(lock_cap) => Some(lock_cap),
@@ -111,7 +114,7 @@ impl World for Asking<'_> {
     }
 
     fn gives_in(&mut self, lql: u32, why: Refusal) -> bool {
-        if lql == 0 && self.fresh >= SHORT_QUANTA {
+        if lql == 0 && self.renewals >= SHORT_RENEWALS {
             return true;
         }
         let limit = match why {
@@ -136,7 +139,7 @@ impl Lock for IspinPlus {
                 now: 0,
                 deferred,
                 refused: None,
-                fresh: 0,
+                renewals: 0,
                 max_defer: self.max_defer,
                 me,
             };
