@@ -10,6 +10,9 @@
  *   - nobody is admitted while a member is off its pCPU, unless max_defer is over;
  *   - a refused vCPU takes a ticket after at most MAX_DEFER + 1 of its own quanta; MAX_STALLED + 1, if members are off.
  *
+ * A vCPU that is refused although two quanta were fresh and the queue is empty gives in sooner than max_defer in the lock itself;
+ * here MAX_DEFER counts quanta and stands for both.
+ *
  * -DTORN_TAKE, -DNO_MAX_DEFER and -DFORGETS_QUEUE break it, each in one way; spin finds a counterexample of each.
  */
 
