@@ -99,6 +99,9 @@ mod tests {
         }
         let firm = XenOptions { policy: Some(Policy::Firm), slice_ms: Some(10), ..XenOptions::default() };
         assert!(parameters(&firm).join(" ").ends_with("sched_ratelimit_us=10000 ispin=firm"));
+        let adaptive = XenOptions { policy: Some(Policy::AdaptiveFirm), ..XenOptions::default() };
+        let line = parameters(&adaptive).join(" ");
+        assert!(line.ends_with("ispin=adaptive,firm") && !line.contains("ratelimit"), "{line}");
         let off = XenOptions { policy: Some(Policy::Off), ..XenOptions::default() };
         assert!(!parameters(&off).join(" ").contains("ispin"));
     }

@@ -36,6 +36,8 @@ pub enum Policy {
     Ratelimit,
     /// The end of the time slice, but that of the rate limit where something has lately ended a quantum early
     Adaptive,
+    /// As adaptive, and the rate limit holds in quanta that a vCPU goes on with, too
+    AdaptiveFirm,
     /// The end of the time slice, which nothing ends early: the rate limit is as long, unless told otherwise
     Firm,
     /// Nothing: Xen as it comes
@@ -49,6 +51,7 @@ impl Policy {
             Self::Slice => Some("slice"),
             Self::Ratelimit => Some("ratelimit"),
             Self::Adaptive => Some("adaptive"),
+            Self::AdaptiveFirm => Some("adaptive,firm"),
             Self::Firm => Some("firm"),
             Self::Off => None,
         }
@@ -57,7 +60,10 @@ impl Policy {
 
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.word().unwrap_or("off"))
+        f.write_str(match self {
+            Self::AdaptiveFirm => "adaptive-firm",
+            _ => self.word().unwrap_or("off"),
+        })
     }
 }
 
@@ -247,9 +253,11 @@ impl XenOptions {
                 "--slice-ms: credit2 has no time slice of a fixed length; leave it out, or --scheduler credit"
             );
         }
-        if self.scheduler() == Scheduler::Credit2 && self.policy() == Policy::Firm {
+        if self.scheduler() == Scheduler::Credit2
+            && let policy @ (Policy::Firm | Policy::AdaptiveFirm) = self.policy()
+        {
             bail!(
-                "--policy firm: credit2 has no firm quanta; take --policy ratelimit, or --scheduler credit"
+                "--policy {policy}: credit2 has no firm quanta; take --policy ratelimit, or --scheduler credit"
             );
         }
         let slice = self.slice_ms.unwrap_or(DEFAULT_SLICE_MS);
@@ -317,8 +325,10 @@ mod tests {
         let credit2 = Some(Scheduler::Credit2);
         let slice = XenOptions { scheduler: credit2, slice_ms: Some(5), ..none() };
         assert!(refused(slice, 2).contains("credit2"));
-        let firm = XenOptions { scheduler: credit2, policy: Some(Policy::Firm), ..none() };
-        assert!(refused(firm, 2).contains("--policy firm"));
+        for policy in [Policy::Firm, Policy::AdaptiveFirm] {
+            let firm = XenOptions { scheduler: credit2, policy: Some(policy), ..none() };
+            assert!(refused(firm, 2).contains(&format!("--policy {policy}: ")));
+        }
         let limit = XenOptions { slice_ms: Some(1), ratelimit_us: Some(1001), ..none() };
         assert!(refused(limit, 2).contains("--ratelimit-us 1001"));
         let alone = XenOptions { policy: Some(Policy::Firm), ..none() }.refuse_without_xen().unwrap_err();
