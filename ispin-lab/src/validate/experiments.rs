@@ -48,7 +48,7 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 17] = [
+pub const EXPERIMENTS: [Experiment; 16] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
@@ -85,7 +85,6 @@ pub const EXPERIMENTS: [Experiment; 17] = [
     },
     Experiment { name: "xen-loads", world: World::Xen, quick: None, full: file!("xen-loads") },
     Experiment { name: "xen-programs", world: World::Xen, quick: None, full: file!("xen-programs") },
-    Experiment { name: "xen-limit", world: World::Xen, quick: None, full: file!("xen-limit") },
     Experiment { name: "xen-neighbour", world: World::Xen, quick: None, full: file!("xen-neighbour") },
     Experiment { name: "xen-sleepers", world: World::Xen, quick: None, full: file!("xen-sleepers") },
     Experiment { name: "xen-ends", world: World::Xen, quick: None, full: file!("xen-ends") },
