@@ -12,8 +12,19 @@ pub struct LockStats(pub BTreeMap<String, u64>);
 
 impl LockStats {
     /// The counts that have a CSV column.
-    pub const NAMES: [&'static str; 9] =
-        ["takes", "deferrals", "timeouts", "unslotted", "expired", "nested", "nmi", "skipped", "stalled"];
+    pub const NAMES: [&'static str; 11] = [
+        "takes",
+        "deferrals",
+        "timeouts",
+        "unslotted",
+        "expired",
+        "nested",
+        "nmi",
+        "skipped",
+        "stalled",
+        "rwlocks",
+        "rw_deferrals",
+    ];
 
     /// The count of that name, if the kernel keeps it.
     pub fn get(&self, name: &str) -> Option<u64> {
