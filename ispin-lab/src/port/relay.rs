@@ -24,8 +24,12 @@ use super::{KEY, grants};
 use crate::vm::init::MARK;
 use crate::vm::xen::guest_port;
 
-/// How often the rings are looked at: a ring holds several snapshots, and each look takes dom0 some instructions.
+/// How often the rings are looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same while the loads run; a ring holds several snapshots. A look takes dom0 nearly a million instructions, and where
+/// QEMU counts those (`--deterministic`) it runs one processor at a time: the guests' stands still meanwhile, with whatever
+/// lock is held there, and the clock goes on.
+const LOOK_QUIETLY: Duration = Duration::from_millis(200);
 /// How often guests are looked for that are not there yet, or not any more.
 const SEARCH: Duration = Duration::from_millis(250);
 /// From the moment at which all are ready to the start.
@@ -82,7 +86,8 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
                 }
             }
         }
-        std::thread::sleep(LOOK);
+        let running = started && lines.iter().all(|line| matches!(line.state, State::Ready(_)));
+        std::thread::sleep(if running { LOOK_QUIETLY } else { LOOK });
     }
     Ok(())
 }
