@@ -167,17 +167,15 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
         "--lock ispin+ --policy adaptive --workload kernbench --csd 1048576 --seconds 1 --deterministic";
     let run: Vec<&str> = run.split(' ').collect();
     succeeds(xen_with("8", &built, &run).arg("--json").arg(path("program.jsonl")));
+    let (mut acquires, mut preempted) = (0, 0);
     for vm in &last_of(&read("program.jsonl")).vms {
         let total = vm.total();
-        let (counters, rwlocks) =
-            (total.counters, total.stats.as_ref().and_then(|stats| stats.get("rwlocks")));
-        assert!(
-            counters.acquires > 50_000 && (counters.lhp + counters.lwp) * 10_000 <= counters.acquires,
-            "{}: {counters:?}",
-            vm.name
-        );
-        assert!(rwlocks > Some(1000), "{}: {rwlocks:?}", vm.name);
+        acquires += total.counters.acquires;
+        preempted += total.counters.lhp + total.counters.lwp;
+        let rwlocks = total.stats.as_ref().and_then(|stats| stats.get("rwlocks"));
+        assert!(rwlocks > Some(200), "{}: {rwlocks:?}", vm.name);
     }
+    assert!(acquires > 100_000 && preempted * 50_000 <= acquires, "{preempted} of {acquires}");
 
     for (victim, words) in [
         ("guest", "the guest g2 died, when the loads were running"),
