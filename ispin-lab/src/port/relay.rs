@@ -26,7 +26,7 @@ use crate::vm::xen::guest_port;
 
 /// How often the rings are looked at.
 const LOOK: Duration = Duration::from_millis(20);
-/// The same while the loads run; a ring holds several snapshots. A look takes dom0 nearly a million instructions, and where
+/// The same while the loads run; a ring holds several snapshots. A look takes dom0 nearly half a million instructions, and where
 /// QEMU counts those (`--deterministic`) it runs one processor at a time: the guests' stands still meanwhile, with whatever
 /// lock is held there, and the clock goes on.
 const LOOK_QUIETLY: Duration = Duration::from_millis(200);
