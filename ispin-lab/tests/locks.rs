@@ -6,68 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ispin_common::slot::{Ids, NO_LIMIT, Slot};
-use ispin_common::threads::{Control, VcpuRow, Word};
+use ispin_common::threads::Word;
 use ispin_lab::locks::{ALGORITHMS, Lock, Parameters};
 use ispin_lab::vcpu::{Vcpu, monotonic_ns};
+use world::World;
+
+mod world;
 
 /// Few: on a busy machine every handover of a ticket lock may cost a time slice, which is what this project is
 /// about.
 const THREADS: usize = 3;
 const OPERATIONS: u64 = 300;
 
-/// So long that a test thread stays incapable however late it runs on a busy machine.
-const CSD: u64 = 60_000_000_000;
+/// How long a quantum of the test of an unseen renewal lasts.
 const DEADLINE_NS: u64 = 100_000_000;
-
-/// Shared memory of a world without a kernel: the tests publish the slots themselves.
-struct World {
-    slots: Vec<UnsafeCell<Slot>>,
-    rows: Vec<Box<UnsafeCell<VcpuRow>>>,
-    control: Control,
-}
-
-// SAFETY: slots are written by one publisher with volatile stores, each row by its thread.
-unsafe impl Sync for World {}
-
-impl World {
-    fn new(vcpus: usize, preemption_time: u64) -> Self {
-        let slot = Slot { ids: Ids::UNPUBLISHED.next_dispatch().0, preemption_time, ..Slot::default() };
-        // SAFETY: all zeroes is a valid row.
-        let row = || unsafe { Box::<UnsafeCell<VcpuRow>>::new_zeroed().assume_init() };
-        Self {
-            slots: (0..vcpus).map(|_| UnsafeCell::new(slot)).collect(),
-            rows: (0..vcpus).map(|_| row()).collect(),
-            control: Control { tracing: 1, tick_ns: 4_000_000, ..Control::default() },
-        }
-    }
-
-    fn vcpu(&self, i: usize) -> Vcpu {
-        // SAFETY: the world outlives its vCPUs in every test; one thread per row.
-        unsafe { Vcpu::new(self.slots[i].get(), self.rows[i].get(), &self.control, i as u32, CSD) }
-    }
-
-    fn row(&self, i: usize) -> &VcpuRow {
-        // SAFETY: read after its thread has ended.
-        unsafe { &*self.rows[i].get() }
-    }
-
-    /// For the one thread that publishes.
-    fn slot(&self, i: usize) -> Slot {
-        // SAFETY: no other thread writes it.
-        unsafe { self.slots[i].get().read_volatile() }
-    }
-
-    fn publish(&self, i: usize, slot: Slot) {
-        // SAFETY: the only publisher; ids last.
-        unsafe {
-            let at = self.slots[i].get();
-            (&raw mut (*at).preemption_time).write_volatile(slot.preemption_time);
-            (&raw mut (*at).dispatch_start).write_volatile(slot.dispatch_start);
-            (&raw mut (*at).last_out).write_volatile(slot.last_out);
-            (&raw mut (*at).ids).write_volatile(slot.ids);
-        }
-    }
-}
 
 /// A counter that loses updates unless a lock guards it.
 struct Unguarded(UnsafeCell<u64>);
@@ -169,8 +121,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Waits until vCPU `i` has a ticket and waits; false if it does not come to that.
 fn queues(world: &World, i: usize, patience: Duration) -> bool {
     let deadline = Instant::now() + patience;
-    // SAFETY: one aligned word, written by a running thread with volatile stores.
-    while Word(unsafe { (&raw const (*world.rows[i].get()).word).read_volatile() }).phase_bits() != 3 {
+    while world.word(i).phase_bits() != 3 {
         if Instant::now() > deadline {
             return false;
         }
@@ -292,7 +243,7 @@ fn informed_locks_defer_to_the_next_quantum_and_others_do_not() {
                     last_out: now - 200_000,
                 };
                 renewed.store(true, Ordering::SeqCst);
-                world.publish(0, slot);
+                world.publish(0, |_| slot);
             });
             let mut me = world.vcpu(0);
             lock.lock(&mut me, 1);
@@ -349,8 +300,7 @@ fn holders_waited_for(lock: &dyn Lock, threads: usize, operations: u64) -> u64 {
                 for _ in 0..operations {
                     lock.lock(&mut me, 1);
                     for j in (0..threads).filter(|&j| j != i) {
-                        // SAFETY: one aligned word, written by a running thread with volatile stores.
-                        let word = Word(unsafe { (&raw const (*world.rows[j].get()).word).read_volatile() });
+                        let word = world.word(j);
                         // SAFETY: the lock is held.
                         let (seq, holders) = unsafe { &mut *seen.0[j].get() };
                         if word.phase().map(|phase| phase.name()) != Some("waiting") {
@@ -386,130 +336,6 @@ fn nobody_with_a_ticket_is_overtaken_in_a_queue() {
             assert!(most <= 2, "{}: {most} holders while one thread waited", algorithm.name);
         }
     }
-}
-
-/// Lets vCPU 0 take the lock and lose its pCPU; also tells its slot from when it was on it.
-fn preempted_holder(lock: &dyn Lock, world: &World) -> (Vcpu, Slot) {
-    let mut holder = world.vcpu(0);
-    lock.lock(&mut holder, 1);
-    let on = Slot { ids: Ids::UNPUBLISHED.next_dispatch().0, preemption_time: NO_LIMIT, ..Slot::default() };
-    world.publish(0, Slot { ids: Ids(on.ids).switched_out().0, ..on });
-    (holder, on)
-}
-
-#[test]
-fn ispin_plus_is_refused_while_a_member_of_the_queue_is_off_its_pcpu() {
-    let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
-    let lock = (algorithm.make)(0, &Parameters::default());
-    let world = World::new(2, NO_LIMIT);
-    let (mut holder, on) = preempted_holder(lock.as_ref(), &world);
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| {
-            let mut me = world.vcpu(1);
-            lock.lock(&mut me, 1);
-            lock.unlock(&mut me, 1);
-        });
-        std::thread::sleep(Duration::from_millis(50));
-        // SAFETY: one aligned word, written by a running thread with volatile stores.
-        let word = Word(unsafe { (&raw const (*world.rows[1].get()).word).read_volatile() });
-        assert_eq!(word.phase().map(|phase| phase.name()), Some("deferring"), "no ticket meanwhile");
-        world.publish(0, Slot { ids: Ids(on.ids).next_dispatch().0, ..on });
-        lock.unlock(&mut holder, 1);
-        waiter.join().expect("waiter");
-    });
-    let c = &world.row(1).classifier.counters;
-    assert_eq!((c.deferrals, c.acquires, c.psp()), (1, 1, 0));
-}
-
-#[test]
-fn ispin_plus_waits_longer_for_a_member_that_is_off_but_not_for_ever() {
-    const MAX_DEFER_MS: u32 = 8;
-    let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
-    let lock = (algorithm.make)(0, &Parameters { max_defer_ms: MAX_DEFER_MS, ..Parameters::default() });
-    let world = World::new(2, NO_LIMIT);
-    let (mut holder, _) = preempted_holder(lock.as_ref(), &world);
-    std::thread::scope(|scope| {
-        let begin = Instant::now();
-        let waiter = scope.spawn(|| {
-            let mut me = world.vcpu(1);
-            lock.lock(&mut me, 1);
-            lock.unlock(&mut me, 1);
-        });
-        let is_waiting = || {
-            // SAFETY: one aligned word, written by a running thread with volatile stores.
-            let word = Word(unsafe { (&raw const (*world.rows[1].get()).word).read_volatile() });
-            word.phase().map(|phase| phase.name()) == Some("waiting")
-        };
-        while !is_waiting() {
-            assert!(begin.elapsed() < Duration::from_secs(60), "no ticket after a minute");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let least = Duration::from_millis(u64::from(MAX_DEFER_MS) * 16);
-        assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
-        lock.unlock(&mut holder, 1);
-        waiter.join().expect("waiter");
-    });
-}
-
-#[test]
-fn ispin_plus_gives_in_after_max_defer() {
-    let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
-    let lock = (algorithm.make)(0, &Parameters { max_defer_ms: 30, ..Parameters::default() });
-    // Never again capable: the quantum is over, and there is no other.
-    let world = World::new(1, monotonic_ns() + CSD / 2);
-    let mut me = world.vcpu(0);
-    let begin = Instant::now();
-    lock.lock(&mut me, 1);
-    assert!(begin.elapsed() >= Duration::from_millis(30), "{:?}", begin.elapsed());
-    lock.unlock(&mut me, 1);
-}
-
-/// A vCPU whose csd is `csd`, and the lock `ispin+` that refuses tickets for a minute.
-fn patient(world: &World, csd: u64) -> (Vcpu, Box<dyn Lock>) {
-    let algorithm = ispin_lab::locks::by_name("ispin+").expect("there");
-    let parameters = Parameters { max_defer_ms: 60_000, ..Parameters::default() };
-    // SAFETY: the world outlives its vCPUs in every test; one thread per row.
-    let me = unsafe { Vcpu::new(world.slots[0].get(), world.rows[0].get(), &world.control, 0, csd) };
-    (me, (algorithm.make)(0, &parameters))
-}
-
-#[test]
-fn ispin_plus_may_take_a_ticket_in_the_first_eighth_of_each_quantum() {
-    const SECOND: u64 = 1_000_000_000;
-    for csd in [78 * SECOND, 300 * SECOND, u64::MAX] {
-        let now = monotonic_ns();
-        let world = World::new(1, now + 80 * SECOND);
-        world.publish(0, Slot { dispatch_start: now, preemption_time: now + 80 * SECOND, ..world.slot(0) });
-        let (mut me, lock) = patient(&world, csd);
-        lock.lock(&mut me, 1);
-        lock.unlock(&mut me, 1);
-        assert!(monotonic_ns() - now < 10 * SECOND);
-        assert_eq!(world.row(0).classifier.counters.deferrals, 0);
-    }
-}
-
-#[test]
-fn ispin_plus_does_not_wait_for_a_third_renewal_that_is_too_short() {
-    let begin = monotonic_ns();
-    let world = World::new(1, begin + 1_000_000);
-    let (mut me, lock) = patient(&world, 1 << 40);
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // Nobody else wants the pCPU, so quanta of a second follow each other.
-            while !done.load(Ordering::Acquire) {
-                std::thread::sleep(Duration::from_millis(1));
-                let slot = world.slot(0);
-                let ids = Ids(slot.ids).next_renewal().0;
-                world.publish(0, Slot { preemption_time: monotonic_ns() + 1_000_000_000, ids, ..slot });
-            }
-        });
-        lock.lock(&mut me, 1);
-        lock.unlock(&mut me, 1);
-        done.store(true, Ordering::Release);
-    });
-    assert!(monotonic_ns() - begin < 30_000_000_000, "it waited for max_defer");
-    assert_eq!(world.row(0).classifier.counters.deferrals, 1);
 }
 
 #[test]

@@ -116,6 +116,16 @@ fn every_lock_runs_on_real_threads() {
     }
 }
 
+/// Less than the 2 % aimed at, for the machines are shared; what fell behind the end of a quantum in each round made it 13 %.
+#[test]
+fn ispin_plus_has_a_twentieth_of_tickets_psp_at_most() {
+    let Some(_machine) = machine() else { return };
+    let all = results(&["--lock", "ticket,ispin+", "--seconds", "1.5", "--vcpus", "4"]);
+    let [ticket, plus] = &all[..] else { panic!("{all:?}") };
+    assert!(plus.psp * 20 <= ticket.psp, "{} PSP, ticket {}", plus.psp, ticket.psp);
+    assert!(plus.acquisitions > ticket.acquisitions, "{plus:?}\n{ticket:?}");
+}
+
 #[test]
 fn a_holder_that_loses_its_pcpu_on_purpose_is_counted() {
     let Some(_machine) = machine() else { return };

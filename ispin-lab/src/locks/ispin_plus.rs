@@ -11,7 +11,8 @@
 //! 3. It yields its pCPU meanwhile, in which the vCPU that is missing may be the next to run.
 //! 4. A thread that holds another lock is not refused: those that wait for that one would wait with it.
 //! 5. Of what it was given when it came to its pCPU a thread has at least an eighth to take tickets of an empty queue in, however long csd
-//!    is; and of quanta that it was given without leaving its pCPU, whose length is not known, it waits for two at most.
+//!    is, but not of what a yield left over; and of quanta that it was given without leaving its pCPU, whose length is not known, it waits for
+//!    two at most.
 
 use ispin_common::capability::{Capability, capability};
 use ispin_common::event::Ctx;
@@ -22,7 +23,7 @@ use super::members::{MEMBERS, Members, Refusal, World};
 use super::off_cpu::OffCpu;
 use super::passage::{Deferred, Passages};
 use super::{Algorithm, Lock};
-use crate::vcpu::Vcpu;
+use crate::vcpu::{SHORTEST_QUANTUM_NS, Vcpu};
 
 pub(super) static ALGORITHM: Algorithm = Algorithm {
     name: "ispin+",
@@ -67,12 +68,12 @@ struct Asking<'a> {
     max_defer: u64,
 }
 
-impl Asking<'_> {
-    /// csd, but no longer than seven eighths of what the thread was given when it came to its pCPU.
-    fn csd(&self) -> u64 {
-        let most = self.slot.preemption_time.saturating_sub(self.slot.dispatch_start) / 8 * 7;
-        self.me.csd().min(most)
-    }
+/// The longest csd, ns, that leaves time in the stay of `slot`: seven eighths of what the thread was given when it came to its pCPU. What
+/// a yield left over of a quantum counts as [`SHORTEST_QUANTUM_NS`]. Seven eighths of that rest would be too little for any critical
+/// section, and the next whole quantum is not far.
+fn longest_csd(slot: &Slot) -> u64 {
+    let stay = slot.preemption_time.saturating_sub(slot.dispatch_start);
+    stay.max(SHORTEST_QUANTUM_NS) / 8 * 7
 }
 
 impl World for Asking<'_> {
@@ -84,7 +85,8 @@ impl World for Asking<'_> {
         self.renewals +=
             u32::from(self.refused.is_some() && ids.same_dispatch(before) && !ids.same_slice(before));
         self.deferred.ctx = Ctx::default();
-        match capability(&self.slot, self.now, lql, self.csd(), self.me.tick()) {
+        let csd = self.me.csd().min(longest_csd(&self.slot));
+        match capability(&self.slot, self.now, lql, csd, self.me.tick()) {
             Capability::Capable(lock_cap) | Capability::Incapable(lock_cap) => Some(lock_cap),
             Capability::Unslotted => None,
             Capability::Expired => {
@@ -167,3 +169,25 @@ impl Lock for IspinPlus {
 }
 
 const _: () = assert!(MEMBERS >= MAX_SLOTS, "every vCPU may be in the queue");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stay(length: u64) -> Slot {
+        Slot { dispatch_start: 5_000_000_000, preemption_time: 5_000_000_000 + length, ..Slot::default() }
+    }
+
+    #[test]
+    fn csd_leaves_an_eighth_of_a_quantum() {
+        assert_eq!(longest_csd(&stay(8_000_000)), 7_000_000);
+        assert_eq!(longest_csd(&stay(1_000_000)), 875_000);
+    }
+
+    #[test]
+    fn what_a_yield_left_over_makes_csd_no_shorter() {
+        for left in [0, 1, 70_000, ALGORITHM.csd_ns, 999_999] {
+            assert_eq!(longest_csd(&stay(left)), 875_000, "{left} ns left");
+        }
+    }
+}

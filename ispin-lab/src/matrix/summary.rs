@@ -42,6 +42,7 @@ pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
         "vCPUs",
         "lock",
         "repeats",
+        "discarded",
         "PSP/s",
         "min",
         "max",
@@ -66,6 +67,7 @@ pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
             let runs = of(lock);
             let spread = |r: &RunResult| 100.0 * r.thread_time_sd / r.thread_time_mean;
             let figures = [
+                runs.0.iter().map(|r| r.discarded).sum::<u32>().to_string(),
                 number(runs.median(|r| r.psp_per_s), 1),
                 number(runs.least(|r| r.psp_per_s), 1),
                 number(runs.most(|r| r.psp_per_s), 1),

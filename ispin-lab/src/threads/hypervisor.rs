@@ -19,6 +19,7 @@ use super::machine::Machine;
 use super::options::RunOptions;
 use super::result::RunResult;
 use super::scheduling::{HYPERVISOR_PRIORITY, Policy, choose_cpus, set_policy};
+use super::stolen::stolen_ms;
 use super::totals::Totals;
 use super::vm_process::{Started, VmConfig};
 use super::vms::Vms;
@@ -233,6 +234,7 @@ impl Hypervisor {
         }
         set_policy(Policy::Fifo, HYPERVISOR_PRIORITY)?;
         let before = Totals::read(publisher, options)?;
+        let stolen_before = stolen_ms(cpus)?;
         // Announced ahead, so that an observer that has just attached aligns itself before the vCPUs run.
         let begin = monotonic_ns() + HEAD_START.as_nanos() as u64;
         let end = begin + options.duration().as_nanos() as u64;
@@ -253,11 +255,13 @@ impl Hypervisor {
         });
         let ran = self.supervise(control, vms, window, end, injector.as_mut(), &publisher.maps);
         let after = Totals::read(publisher, options)?;
+        let stolen_ms = stolen_ms(cpus)?.saturating_sub(stolen_before);
         let elapsed = monotonic_ns().min(end).saturating_sub(begin) as f64 / 1e9;
         let finished = ran.and_then(|()| vms.finish());
         set_policy(Policy::Normal, 0)?;
         let threads = finished?;
-        let result = after.since(&before).result(lock, options, cpus.len(), elapsed, &threads);
+        let counted = after.since(&before).result(lock, options, cpus.len(), elapsed, &threads);
+        let result = RunResult { stolen_ms, ..counted };
         Ok((result, injector.map_or_else(Vec::new, |injector| injector.healings)))
     }
 

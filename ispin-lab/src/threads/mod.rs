@@ -23,6 +23,7 @@ pub mod machine;
 pub mod options;
 pub mod result;
 pub mod scheduling;
+mod stolen;
 mod totals;
 pub mod vm_process;
 mod vms;

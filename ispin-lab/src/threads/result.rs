@@ -113,12 +113,26 @@ pub struct RunResult {
     /// What the lock was told, as on the command line; empty = nothing.
     #[serde(default)]
     pub parameters: String,
+    /// Time that the host took from the pCPUs, milliseconds.
+    #[serde(default)]
+    pub stolen_ms: u64,
+    /// How often this repeat of an experiment was discarded before, because the host had taken too much.
+    #[serde(default)]
+    pub discarded: u32,
 }
+
+/// Share of the pCPUs' time that the host may take from a repeat that counts.
+const MOST_STOLEN: f64 = 0.01;
 
 impl RunResult {
     /// Length of the run that was asked for, seconds.
     pub fn asked_seconds(&self) -> f64 {
         if self.asked_seconds > 0.0 { self.asked_seconds } else { self.seconds }
+    }
+
+    /// Whether the host took so much that the run says more of the host than of the lock.
+    pub fn is_disturbed(&self) -> bool {
+        self.stolen_ms as f64 > MOST_STOLEN * self.seconds * 1000.0 * f64::from(self.pcpus)
     }
 }
 
@@ -170,4 +184,17 @@ pub fn table(results: &[RunResult]) -> String {
     let mut table = builder.build();
     table.with(tabled::settings::Style::sharp());
     table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_disturbed_if_the_host_took_more_than_a_hundredth() {
+        let run = |stolen_ms| RunResult { seconds: 2.0, pcpus: 2, stolen_ms, ..RunResult::default() };
+        assert!(!run(40).is_disturbed());
+        assert!(run(50).is_disturbed());
+        assert!(!RunResult::default().is_disturbed());
+    }
 }

@@ -134,6 +134,8 @@ impl Totals {
             asked_seconds: options.seconds,
             untraced: options.untraced,
             parameters: options.parameters.flags(),
+            stolen_ms: 0,
+            discarded: 0,
         }
     }
 }

@@ -71,8 +71,9 @@ pub fn markdown(material: &Material) -> String {
          Teabe et al., EuroSys 2017. The claims and their thresholds are in `docs/claims.toml`.\n\n\
          A ratio compares medians; in brackets is the interval that 95 of 100 resamples of the runs give. A claim holds in a \
          cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side ({EXACT_RUNS} of counts that \
-         every run gives again). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. *Undecided*: the \
-         interval of each cell lies on both sides. *So far*: not all runs have been done. Under each claim, further below, \
+         every run gives again). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. *Undecided*: of no \
+         cell it can be told, as the interval of each lies on both sides; of a claim of what *can* be: of one cell it cannot be told, and it \
+         holds in none. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. *So far*: not all runs have been done. Under each claim, further below, \
          and in the tables is the command that does a run of each cell again. `oticket` has no public figures: how many waiters \
          are near, and how long the others spin, are assumptions.\n\n"
     );
@@ -119,11 +120,12 @@ fn verdicts(out: &mut String, material: &Material) {
             .collect();
         let _ = writeln!(
             out,
-            "| {} | {} | {} {} | {} | **{}**{} |",
+            "| {} | {} | {} {}{} | {} | **{}**{} |",
             cell(&claim.claim),
             cell(&claim.section),
             claim.metric,
             claim.threshold(),
+            claim.floor_told(),
             cell(&measured.join("; ")),
             verdict.word(),
             outcome.so_far()
