@@ -271,7 +271,7 @@ mod tests {
         let mut material = material(&found);
         let text = markdown(&material);
         for words in [
-            "| far fewer \\| PSP | 5.3 | psp at most 0.5 times | vcpus 4: 0.0120 | **reproduced** so far |",
+            "| far fewer \\| PSP | 5.3 | psp at most 0.5 times; less than 1 counts as that | vcpus 4: 0.0120 | **reproduced** so far |",
             "| vcpus 4 | 5, 6 | 0.0120 [0.0100, 0.0200] | holds | `ispin-lab vm --seed 1`; against: `ispin-lab vm --seed 2` |",
             "| e: t | 0 | 10 | `ispin-lab matrix` | no root |",
             "![a picture](f.svg)",
