@@ -127,10 +127,12 @@ pub fn run(
     eprintln!("{}: {} runs, {} done already", experiment.title, plan.len(), done.len());
     if !missing.is_empty() {
         let mut hypervisor = start()?;
+        let mut patience = LEAST_PATIENCE.max(missing.len() as u32);
         let progress = ProgressBar::new(missing.len() as u64).with_style(style()?);
         for (i, cell) in missing.iter().enumerate() {
             progress.set_message(format!("{} {} vCPUs, repeat {}", cell.lock, cell.vcpus, cell.repeat));
-            let row = undisturbed(cell, || hypervisor.run(&cell.lock, &experiment.options_of(cell)))?;
+            let run = || hypervisor.run(&cell.lock, &experiment.options_of(cell));
+            let row = undisturbed(cell, &mut patience, run)?;
             if progress.is_hidden() {
                 let left = (missing.len() - i - 1) as f64 * (experiment.options.seconds + 0.5);
                 eprintln!(
@@ -152,13 +154,18 @@ pub fn run(
     Ok(rows_of(experiment, results))
 }
 
-/// How often a repeat is discarded before the sitting ends: what the host does all the time no repeat escapes.
-const MOST_DISCARDED: u32 = 10;
+/// The fewest runs that a sitting may discard before it ends; one of more runs may discard as many as it was to do.
+const LEAST_PATIENCE: u32 = 10;
 
-/// A run of `cell` from which the host did not take too much. Those before are discarded, and counted in it. That does not depend on
-/// what the lock did.
-fn undisturbed(cell: &Cell, mut run: impl FnMut() -> Result<RunResult>) -> Result<RunResult> {
-    for discarded in 0..=MOST_DISCARDED {
+/// A run of `cell` from which the host did not take too much. Those before are discarded, at most `patience` of them, and counted in
+/// it. Whether one is does not depend on what the lock did.
+fn undisturbed(
+    cell: &Cell,
+    patience: &mut u32,
+    mut run: impl FnMut() -> Result<RunResult>,
+) -> Result<RunResult> {
+    let mut discarded = 0;
+    loop {
         let row = run()?;
         if !row.is_disturbed() {
             return Ok(RunResult { repeat: cell.repeat, discarded, ..row });
@@ -167,14 +174,18 @@ fn undisturbed(cell: &Cell, mut run: impl FnMut() -> Result<RunResult>) -> Resul
             "discarded: {} {} vCPUs repeat {}: the host took {} ms of the pCPUs' time ({:.1} PSP/s)",
             cell.lock, cell.vcpus, cell.repeat, row.stolen_ms, row.psp_per_s
         );
+        if *patience == 0 {
+            bail!(
+                "the host of this machine takes its CPUs away too often: more runs were discarded than a sitting may, the last {} of {} \
+                 at {} vCPUs. What is done is kept: go on when the machine is quieter",
+                discarded + 1,
+                cell.lock,
+                cell.vcpus
+            );
+        }
+        *patience -= 1;
+        discarded += 1;
     }
-    bail!(
-        "the host took more than 1 % of the pCPUs' time from each of {} runs of {} at {} vCPUs. What is done is kept: go on when the \
-         machine is quieter",
-        MOST_DISCARDED + 1,
-        cell.lock,
-        cell.vcpus
-    )
 }
 
 /// What there is of an experiment, in the order of its plan.
@@ -211,11 +222,14 @@ mod tests {
     fn what_the_host_disturbed_is_done_again_and_counted() {
         let cell = Cell { lock: "hvm".into(), vcpus: 4, repeat: 3 };
         let run = |stolen_ms| RunResult { seconds: 1.0, pcpus: 1, stolen_ms, ..RunResult::default() };
-        let mut stolen = [300, 20, 10].into_iter();
-        let row = undisturbed(&cell, || Ok(run(stolen.next().expect("a run")))).expect("the third");
-        assert_eq!((row.repeat, row.stolen_ms, row.discarded), (3, 10, 2));
-        let error = format!("{:#}", undisturbed(&cell, || Ok(run(300))).expect_err("never quiet"));
-        assert!(error.contains("11 runs of hvm at 4 vCPUs"), "{error}");
+        let (mut stolen, mut patience) = ([300, 20, 10].into_iter(), 3);
+        let row = undisturbed(&cell, &mut patience, || Ok(run(stolen.next().expect("a run"))));
+        let row = row.expect("the third");
+        assert_eq!((row.repeat, row.stolen_ms, row.discarded, patience), (3, 10, 2, 1));
+        let error =
+            format!("{:#}", undisturbed(&cell, &mut patience, || Ok(run(300))).expect_err("never quiet"));
+        assert!(error.contains("the last 2 of hvm at 4 vCPUs"), "{error}");
+        assert_eq!(patience, 0);
     }
 
     #[test]
