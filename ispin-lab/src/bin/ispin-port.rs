@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use ispin_lab::port::relay::Guest;
-use ispin_lab::port::{guest, relay, start};
+use ispin_lab::port::{finish, guest, relay, start};
 
 /// Carries what a guest of Xen says over shared pages to dom0, and from there over serial ports to the host.
 #[derive(Parser)]
@@ -33,6 +33,11 @@ enum Cmd {
         /// So much later
         #[arg(long, value_name = "US", default_value_t = 0)]
         offset_us: u64,
+    },
+    /// In a guest: waits until all loads have ended
+    Finish {
+        /// Folder of the named pipes
+        folder: PathBuf,
     },
     /// In dom0: shared pages and consoles into serial ports, until all guests have ended
     Relay {
@@ -62,6 +67,12 @@ fn run(command: Cmd) -> Result<()> {
     match command {
         Cmd::Guest { folder, channels } => guest::serve(&folder, &channels),
         Cmd::Start { folder, offset_us } => start::wait(&folder, offset_us),
+        Cmd::Finish { folder } => {
+            if !finish::wait(&folder)? {
+                println!("the loads of other guests take too long: this guest ends before them");
+            }
+            Ok(())
+        }
         Cmd::Relay { guests, consoles, channels } => {
             relay::run(&guests, &channels, &consoles, &mut io::stdout().lock())
         }

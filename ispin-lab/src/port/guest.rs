@@ -11,15 +11,19 @@ use ispin_agent::signals::Signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
 
+use super::finish::{FINISH, LOADED};
 use super::ring::{CHANNELS, PAGE, RING_PAGES, Writer};
 use super::start::{READY, START};
 use super::xenstore::Store;
 use super::{KEY, grants};
 
 /// How often a full ring is looked at again.
-const FULL: Duration = Duration::from_millis(1);
+const FULL: Duration = Duration::from_millis(5);
 /// How often the moment of the start is asked for, once the load is ready. Before and after that, nothing wakes up.
 const ASK: Duration = Duration::from_millis(5);
+/// How often it is asked whether the loads of the others have ended, once this guest's has. Whoever wakes up takes the
+/// CPU from them.
+const ASK_QUIETLY: Duration = Duration::from_millis(100);
 /// How long dom0 has for reading the rest.
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -35,9 +39,12 @@ pub fn serve(folder: &Path, channels: &[String]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let pipes = channels.iter().map(|name| Pipe::make(folder, name)).collect::<Result<Vec<_>>>()?;
     let ready = Pipe::make(folder, READY)?;
+    let loaded = Pipe::make(folder, LOADED)?;
+    let finish = Pipe::make(folder, FINISH)?;
+    // The init script waits for this one.
     let start = Pipe::make(folder, START)?;
     Store::open()?.write(KEY, &first.to_string())?;
-    Port { writer, pipes, ready, start, stage: Stage::Before }.serve(&signals)
+    Port { writer, pipes, ready, start, loaded, finish, stage: Stage::Before }.serve(&signals)
 }
 
 /// A named pipe that has always a reader and a writer, so that it never ends.
@@ -73,7 +80,7 @@ impl Pipe {
     }
 }
 
-/// How far the start is.
+/// How far the guest's load is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// The load is not ready yet.
@@ -82,6 +89,10 @@ enum Stage {
     Ready,
     /// It knows when to start.
     Started,
+    /// It has ended, and waits for those of the others.
+    Loaded,
+    /// All have ended.
+    Finished,
 }
 
 struct Port {
@@ -89,6 +100,8 @@ struct Port {
     pipes: Vec<Pipe>,
     ready: Pipe,
     start: Pipe,
+    loaded: Pipe,
+    finish: Pipe,
     stage: Stage,
 }
 
@@ -97,9 +110,11 @@ impl Port {
         while signals.take().is_none() {
             let full = self.pump()?;
             self.look_for_start()?;
+            self.look_for_end()?;
             let wait = match (full, self.stage) {
                 (true, _) => Some(FULL),
                 (false, Stage::Ready) => Some(ASK),
+                (false, Stage::Loaded) => Some(ASK_QUIETLY),
                 (false, _) => None,
             };
             self.wait(signals, wait, full)?;
@@ -151,8 +166,22 @@ impl Port {
         Ok(())
     }
 
+    fn look_for_end(&mut self) -> Result<()> {
+        if self.stage == Stage::Started && self.loaded.read(&mut [0; 64])? > 0 {
+            self.writer.set_loaded();
+            self.stage = Stage::Loaded;
+        }
+        if self.stage == Stage::Loaded && self.writer.all_loaded() {
+            self.stage = Stage::Finished;
+            let telling = || format!("writing {}", self.finish.path.display());
+            self.finish.file.write_all(b"\n").with_context(telling)?;
+        }
+        Ok(())
+    }
+
     fn wait(&self, signals: &Signals, limit: Option<Duration>, full: bool) -> Result<()> {
-        let mut fds = vec![PollFd::new(signals, PollFlags::IN), PollFd::new(&self.ready.file, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        fds.extend([&self.ready, &self.loaded].map(|pipe| PollFd::new(&pipe.file, PollFlags::IN)));
         if !full {
             fds.extend(self.pipes.iter().map(|pipe| PollFd::new(&pipe.file, PollFlags::IN)));
         }

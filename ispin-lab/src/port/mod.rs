@@ -14,9 +14,10 @@
 //! | [`grants`] | memory that one domain lets another one map |
 //! | [`xenstore`] | the small store through which the two find each other |
 //! | [`guest`] | the guest's side: named pipes into rings |
-//! | [`relay`] | dom0's side: rings into serial ports, and the moment at which all loads start |
-//! | [`start`] | waiting for that moment |
+//! | [`relay`] | dom0's side: rings into serial ports, and the moments at which all loads start and have ended |
+//! | [`start`], [`finish`] | waiting for those moments |
 
+pub mod finish;
 pub mod grants;
 pub mod guest;
 pub mod relay;

@@ -63,7 +63,7 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
     let mut store = Store::open()?;
     let open = |guest: &Guest| Line::new(guest, channels, consoles);
     let mut lines = guests.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let mut started = false;
+    let (mut started, mut finished) = (false, false);
     let mut searched: Option<Instant> = None;
     while lines.iter().any(|line| !line.over()) {
         let search = searched.is_none_or(|at| at.elapsed() >= SEARCH);
@@ -86,8 +86,15 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
                 }
             }
         }
-        let running = started && lines.iter().all(|line| matches!(line.state, State::Ready(_)));
-        std::thread::sleep(if running { LOOK_QUIETLY } else { LOOK });
+        if started && !finished && lines.iter().all(Line::loaded) {
+            finished = true;
+            for line in &mut lines {
+                if let State::Ready(reader) = &mut line.state {
+                    reader.set_all_loaded();
+                }
+            }
+        }
+        std::thread::sleep(if started && !finished { LOOK_QUIETLY } else { LOOK });
     }
     Ok(())
 }
@@ -98,7 +105,7 @@ enum State {
     Absent,
     /// Its rings are mapped.
     Found(Reader),
-    /// Its load is about to start, or has started.
+    /// Its load is about to start, runs or has ended.
     Ready(Reader),
     /// Its rings are read to the end; its console may still say something.
     Ended(Instant),
@@ -137,6 +144,15 @@ impl Line {
 
     fn over(&self) -> bool {
         matches!(self.state, State::Over)
+    }
+
+    /// Whether its load has ended, or it has.
+    fn loaded(&self) -> bool {
+        match &self.state {
+            State::Absent | State::Found(_) => false,
+            State::Ready(reader) => reader.loaded(),
+            State::Ended(_) | State::Over => true,
+        }
     }
 
     fn advance(&mut self, store: &mut Store, search: bool, tell: &mut dyn Write) -> Result<()> {

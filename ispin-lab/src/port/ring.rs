@@ -10,8 +10,9 @@ use anyhow::{Result, bail, ensure};
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
-/// Pages of a ring: what a snapshot or two take.
-pub const RING_PAGES: usize = 16;
+/// Pages of a ring: the snapshots of half a second. One that does not fit makes the guest's side look for room until dom0
+/// has looked, and each of those looks can take the CPU from another guest.
+pub const RING_PAGES: usize = 64;
 /// Bytes of a ring.
 pub const RING: usize = RING_PAGES * PAGE;
 /// Channels at most.
@@ -30,6 +31,10 @@ struct Control {
     channels: AtomicU32,
     /// By the guest: its load is about to start.
     ready: AtomicU32,
+    /// By the guest: its load has ended.
+    loaded: AtomicU32,
+    /// By dom0: all loads have ended.
+    all_loaded: AtomicU32,
     /// By the guest: nothing more will come.
     ended: AtomicU32,
     /// By dom0: when all loads start, ns since the Unix epoch; 0 = not known yet.
@@ -154,6 +159,16 @@ impl Writer {
         Some(self.pages.control().start_ns.load(Ordering::Acquire)).filter(|&ns| ns != 0)
     }
 
+    /// The load has ended.
+    pub fn set_loaded(&mut self) {
+        self.pages.control().loaded.store(1, Ordering::Release);
+    }
+
+    /// Whether those of the other guests have, too.
+    pub fn all_loaded(&self) -> bool {
+        self.pages.control().all_loaded.load(Ordering::Acquire) != 0
+    }
+
     /// Nothing more will come.
     pub fn set_ended(&mut self) {
         self.pages.control().ended.store(1, Ordering::Release);
@@ -218,6 +233,16 @@ impl Reader {
         self.control.control().start_ns.store(ns, Ordering::Release);
     }
 
+    /// Whether the guest's load has ended.
+    pub fn loaded(&self) -> bool {
+        self.control.control().loaded.load(Ordering::Acquire) != 0
+    }
+
+    /// Tells the guest that all loads have ended.
+    pub fn set_all_loaded(&mut self) {
+        self.control.control().all_loaded.store(1, Ordering::Release);
+    }
+
     /// Whether nothing more will come. Asked before the last [`Self::read`].
     pub fn ended(&self) -> bool {
         self.control.control().ended.load(Ordering::Acquire) != 0
@@ -251,7 +276,7 @@ mod tests {
     fn bytes_arrive_in_order_however_they_wrap() {
         let (mut writer, mut reader) = pair(2);
         let (mut sent, mut got) = (vec![], vec![]);
-        for round in 0..200u32 {
+        for round in 0..400u32 {
             let data: Vec<u8> = (0..round * 37 % 5000).map(|i| (i ^ round) as u8).collect();
             writer.write(1, &data);
             sent.extend(data);
@@ -275,12 +300,17 @@ mod tests {
     #[test]
     fn start_and_end_are_told() {
         let (mut writer, mut reader) = pair(1);
-        assert!(!reader.ready() && !reader.ended() && writer.start_ns().is_none());
+        assert!(!reader.ready() && !reader.loaded() && !reader.ended());
+        assert!(writer.start_ns().is_none() && !writer.all_loaded());
         writer.set_ready();
         reader.set_start_ns(5);
-        writer.set_ended();
-        assert!(reader.ready() && reader.ended());
+        assert!(reader.ready() && !reader.loaded());
         assert_eq!(writer.start_ns(), Some(5));
+        writer.set_loaded();
+        reader.set_all_loaded();
+        assert!(reader.loaded() && !reader.ended() && writer.all_loaded());
+        writer.set_ended();
+        assert!(reader.ended());
     }
 
     #[test]

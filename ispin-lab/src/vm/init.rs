@@ -265,6 +265,12 @@ impl Plan {
         if self.lock.is_some() {
             script += "echo 0 > $parameters/events || fail \"the events cannot be held back\"\n";
         }
+        if let Way::Shared { .. } = self.way {
+            let _ = writeln!(
+                script,
+                "{CARRIER} finish {PIPES} >&3 2>&3 || fail \"the end of the other loads did not come\""
+            );
+        }
         script += "tell \"exit $code\"\nexit $code\n";
         script
     }
@@ -347,6 +353,10 @@ mod tests {
         assert!(
             at(&load, "ispin-port start /run/ispin --offset-us 77")
                 < at(&load, "echo 1 > $parameters/events")
+        );
+        assert!(
+            at(&load, "echo 0 > $parameters/events") < at(&load, "ispin-port finish /run/ispin")
+                && at(&load, "ispin-port finish /run/ispin") < at(&load, "tell \"exit $code\"")
         );
         let init = plan.init();
         assert!(
