@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use ispin_agent::signals::Signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::time::{ClockId, clock_settime};
 
 use super::finish::{FINISH, LOADED};
 use super::ring::{CHANNELS, PAGE, RING_PAGES, Writer};
@@ -88,7 +89,9 @@ enum Stage {
     /// It is, and waits for dom0.
     Ready,
     /// It knows when to start.
-    Started,
+    Told,
+    /// It runs.
+    Running,
     /// It has ended, and waits for those of the others.
     Loaded,
     /// All have ended.
@@ -157,17 +160,22 @@ impl Port {
             self.stage = Stage::Ready;
         }
         if self.stage == Stage::Ready
-            && let Some(ns) = self.writer.start_ns()
+            && let Some(start) = self.writer.start()
         {
-            self.stage = Stage::Started;
+            self.stage = Stage::Told;
+            set_clock(start.now_ns)?;
             let telling = || format!("writing {}", self.start.path.display());
-            self.start.file.write_all(format!("{ns}\n").as_bytes()).with_context(telling)?;
+            self.start.file.write_all(format!("{}\n", start.at_ns).as_bytes()).with_context(telling)?;
+        }
+        if self.stage == Stage::Told && self.ready.read(&mut [0; 64])? > 0 {
+            self.writer.set_running();
+            self.stage = Stage::Running;
         }
         Ok(())
     }
 
     fn look_for_end(&mut self) -> Result<()> {
-        if self.stage == Stage::Started && self.loaded.read(&mut [0; 64])? > 0 {
+        if self.stage == Stage::Running && self.loaded.read(&mut [0; 64])? > 0 {
             self.writer.set_loaded();
             self.stage = Stage::Loaded;
         }
@@ -199,4 +207,11 @@ impl Port {
         std::thread::sleep(FULL);
         Ok(())
     }
+}
+
+/// Sets this guest's clock to dom0's, ns since the Unix epoch. Until its kernel has found Xen's clock, early in its boot, it counts
+/// ticks, and loses those in which another guest runs: seconds, where several boot at a time.
+fn set_clock(ns: u64) -> Result<()> {
+    let time = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+    clock_settime(ClockId::Realtime, time).context("setting the guest's clock to dom0's")
 }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `found g1` | the guest's rings are mapped |
 //! | `ready g1` | its load is about to start |
-//! | `start NS` | when all loads start |
+//! | `start` | all guests have been told when their loads start |
 //! | `sent g1 A B` | the guest has ended; bytes of each channel |
 //! | `gone g1` | the guest died before it had ended |
 
@@ -16,9 +16,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 
-use super::ring::{Reader, layout};
+use super::ring::{Reader, Start, layout};
 use super::xenstore::Store;
 use super::{KEY, grants};
 use crate::vm::init::MARK;
@@ -34,6 +34,8 @@ const LOOK_QUIETLY: Duration = Duration::from_millis(200);
 const SEARCH: Duration = Duration::from_millis(250);
 /// From the moment at which all are ready to the start.
 const LEAD: Duration = Duration::from_millis(200);
+/// How much later than that a load may begin.
+const LATE: Duration = Duration::from_secs(1);
 /// How long the guest's console may lag behind its end.
 const CONSOLE_LAG: Duration = Duration::from_millis(500);
 
@@ -63,7 +65,7 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
     let mut store = Store::open()?;
     let open = |guest: &Guest| Line::new(guest, channels, consoles);
     let mut lines = guests.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let (mut started, mut finished) = (false, false);
+    let (mut told, mut together, mut finished): (Option<Instant>, _, _) = (None, false, false);
     let mut searched: Option<Instant> = None;
     while lines.iter().any(|line| !line.over()) {
         let search = searched.is_none_or(|at| at.elapsed() >= SEARCH);
@@ -74,19 +76,25 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
             let about = format!("guest {}", line.name);
             line.advance(&mut store, search, tell).context(about)?;
         }
-        if !started && lines.iter().all(|line| matches!(line.state, State::Ready(_))) {
-            started = true;
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?;
-            let ns = (since + LEAD).as_nanos() as u64;
+        if told.is_none() && lines.iter().all(|line| matches!(line.state, State::Ready(_))) {
             // Told first: from the start on dom0 is to be quiet.
-            writeln!(tell, "{MARK}start {ns}").context("telling the start")?;
+            writeln!(tell, "{MARK}start").context("telling the start")?;
+            told = Some(Instant::now());
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?;
+            let start = Start { at_ns: (now + LEAD).as_nanos() as u64, now_ns: now.as_nanos() as u64 };
             for line in &mut lines {
                 if let State::Ready(reader) = &mut line.state {
-                    reader.set_start_ns(ns);
+                    reader.set_start(start);
                 }
             }
         }
-        if started && !finished && lines.iter().all(Line::loaded) {
+        if !together && told.is_some_and(|told| told.elapsed() > LEAD + LATE) {
+            together = true;
+            if let Some(late) = lines.iter().find(|line| !line.running()) {
+                bail!("the load of {} did not begin within {} s of the start", late.name, LATE.as_secs());
+            }
+        }
+        if told.is_some() && !finished && lines.iter().all(Line::loaded) {
             finished = true;
             for line in &mut lines {
                 if let State::Ready(reader) = &mut line.state {
@@ -94,7 +102,7 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
                 }
             }
         }
-        std::thread::sleep(if started && !finished { LOOK_QUIETLY } else { LOOK });
+        std::thread::sleep(if told.is_some() && !finished { LOOK_QUIETLY } else { LOOK });
     }
     Ok(())
 }
@@ -144,6 +152,15 @@ impl Line {
 
     fn over(&self) -> bool {
         matches!(self.state, State::Over)
+    }
+
+    /// Whether its load has begun, or it has ended.
+    fn running(&self) -> bool {
+        match &self.state {
+            State::Absent | State::Found(_) => false,
+            State::Ready(reader) => reader.running(),
+            State::Ended(_) | State::Over => true,
+        }
     }
 
     /// Whether its load has ended, or it has.
@@ -274,7 +291,7 @@ fn open_port(name: &str) -> Result<File> {
                 .with_context(|| format!("opening {}", device.display()));
         }
     }
-    anyhow::bail!("the machine has no port {name}")
+    bail!("the machine has no port {name}")
 }
 
 #[cfg(test)]

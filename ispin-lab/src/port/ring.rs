@@ -31,14 +31,18 @@ struct Control {
     channels: AtomicU32,
     /// By the guest: its load is about to start.
     ready: AtomicU32,
+    /// By the guest: its load runs.
+    running: AtomicU32,
     /// By the guest: its load has ended.
     loaded: AtomicU32,
     /// By dom0: all loads have ended.
     all_loaded: AtomicU32,
     /// By the guest: nothing more will come.
     ended: AtomicU32,
-    /// By dom0: when all loads start, ns since the Unix epoch; 0 = not known yet.
+    /// By dom0: when all loads start, ns since the Unix epoch by dom0's clock; 0 = not known yet.
     start_ns: AtomicU64,
+    /// By dom0, before that: what its clock is.
+    now_ns: AtomicU64,
     rings: [Positions; CHANNELS],
     /// By the guest: the grants of the rings' pages.
     grants: [AtomicU32; GRANTS],
@@ -53,6 +57,15 @@ struct Positions {
 }
 
 const _: () = assert!(size_of::<Control>() <= PAGE);
+
+/// When all loads start, by dom0's clock, ns since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// The moment.
+    pub at_ns: u64,
+    /// What the clock was when that was told.
+    pub now_ns: u64,
+}
 
 /// Memory that another domain may change at any time.
 pub struct Mapping {
@@ -155,8 +168,15 @@ impl Writer {
     }
 
     /// When the load is to start, once dom0 has told.
-    pub fn start_ns(&self) -> Option<u64> {
-        Some(self.pages.control().start_ns.load(Ordering::Acquire)).filter(|&ns| ns != 0)
+    pub fn start(&self) -> Option<Start> {
+        let control = self.pages.control();
+        let at_ns = Some(control.start_ns.load(Ordering::Acquire)).filter(|&ns| ns != 0)?;
+        Some(Start { at_ns, now_ns: control.now_ns.load(Ordering::Relaxed) })
+    }
+
+    /// The load runs.
+    pub fn set_running(&mut self) {
+        self.pages.control().running.store(1, Ordering::Release);
     }
 
     /// The load has ended.
@@ -229,8 +249,15 @@ impl Reader {
     }
 
     /// Tells the guest when its load is to start.
-    pub fn set_start_ns(&mut self, ns: u64) {
-        self.control.control().start_ns.store(ns, Ordering::Release);
+    pub fn set_start(&mut self, Start { at_ns, now_ns }: Start) {
+        let control = self.control.control();
+        control.now_ns.store(now_ns, Ordering::Relaxed);
+        control.start_ns.store(at_ns, Ordering::Release);
+    }
+
+    /// Whether the guest's load runs, or has run.
+    pub fn running(&self) -> bool {
+        self.control.control().running.load(Ordering::Acquire) != 0
     }
 
     /// Whether the guest's load has ended.
@@ -301,11 +328,14 @@ mod tests {
     fn start_and_end_are_told() {
         let (mut writer, mut reader) = pair(1);
         assert!(!reader.ready() && !reader.loaded() && !reader.ended());
-        assert!(writer.start_ns().is_none() && !writer.all_loaded());
+        assert!(writer.start().is_none() && !writer.all_loaded());
         writer.set_ready();
-        reader.set_start_ns(5);
-        assert!(reader.ready() && !reader.loaded());
-        assert_eq!(writer.start_ns(), Some(5));
+        let start = Start { at_ns: 5, now_ns: 3 };
+        reader.set_start(start);
+        assert!(reader.ready() && !reader.running());
+        assert_eq!(writer.start(), Some(start));
+        writer.set_running();
+        assert!(reader.running() && !reader.loaded());
         writer.set_loaded();
         reader.set_all_loaded();
         assert!(reader.loaded() && !reader.ended() && writer.all_loaded());

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::thread::{ClockId, Timespec, clock_nanosleep_absolute};
 
-/// Named pipe into which a guest says that its load is about to start.
+/// Named pipe into which a guest says that its load is about to start, and again that it does.
 pub const READY: &str = "ready";
-/// Named pipe in which it learns when that is, ns since the Unix epoch.
+/// Named pipe in which it learns when that is, ns since the Unix epoch. Its clock is dom0's from then on.
 pub const START: &str = "start";
 
 /// Says that this guest is ready, and returns at the moment that dom0 names, `offset_us` later.
@@ -24,10 +24,11 @@ pub fn wait(folder: &Path, offset_us: u64) -> Result<()> {
     let mut line = String::new();
     BufReader::new(File::open(&start).with_context(reading)?).read_line(&mut line).with_context(reading)?;
     let ns: u64 = line.trim().parse().with_context(|| format!("`{}` is no time", line.trim()))?;
-    sleep_until(ns + offset_us * 1000)
+    sleep_until(ns + offset_us * 1000)?;
+    pipe.write_all(b"\n").with_context(|| format!("writing {}", ready.display()))
 }
 
-/// Returns at `ns` nanoseconds since the Unix epoch. All guests of one Xen have the same clock.
+/// Returns at `ns` nanoseconds since the Unix epoch.
 fn sleep_until(ns: u64) -> Result<()> {
     let until = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
     loop {

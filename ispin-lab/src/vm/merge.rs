@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 use ispin_agent::model::{GuestLock, IncidentRecord, LockStats, Losses, OTHERS, Snapshot, TableRow};
 
 /// Puts together what the guests saw at about the same time: within one interval between snapshots, by the clock that
-/// all guests of one Xen have in common.
+/// all guests of one Xen have in common from the start of their loads on. Before that each has its own.
 pub struct Merge {
     guests: Vec<Queue>,
     /// What is known about all of them; `None` = there is one guest, whose snapshots go on as they are.
@@ -69,7 +69,7 @@ impl Merge {
     pub fn push(&mut self, guest: usize, snapshot: Snapshot) {
         let queue = &mut self.guests[guest];
         let began = (snapshot.unix_ms * 1_000_000).saturating_sub(snapshot.elapsed_ns);
-        queue.began_ns.get_or_insert(began);
+        queue.began_ns = Some(began);
         queue.waiting.push_back(snapshot);
     }
 

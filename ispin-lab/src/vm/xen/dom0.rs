@@ -268,7 +268,7 @@ mod tests {
             "ispin: domain g1 3",
             "ispin: created",
             "ispin: found g1",
-            "ispin: start 5",
+            "ispin: start",
         ]);
         assert_eq!((it.step, it.ended()), (Step::Started, false));
         assert_eq!(it.domains()["g1"], 3);
