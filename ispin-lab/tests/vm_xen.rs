@@ -1,5 +1,6 @@
 //! `ispin-lab vm --hypervisor xen` for real: Xen, a dom0 and two guests under QEMU.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -49,6 +50,23 @@ const SHORT: [&str; 7] = ["--lock", "hvm", "--policy", "firm", "--deterministic"
 
 fn last_of(json: &str) -> Snapshot {
     serde_json::from_str(json.lines().last().expect("a snapshot")).expect("snapshot")
+}
+
+/// Fails unless the loads of both guests ran at the same time for at least 2 s, by the TSC, which PV guests share and no clock of theirs
+/// changes: from a guest's first preempted holder to its last it ran.
+fn together(json: &str) {
+    let mut ran = BTreeMap::<String, (u64, u64)>::new();
+    for line in json.lines() {
+        let snapshot: Snapshot = serde_json::from_str(line).expect("snapshot");
+        for incident in snapshot.incidents {
+            let (first, last) = ran.entry(incident.vm).or_insert((incident.from, incident.to));
+            *first = incident.from.min(*first);
+            *last = incident.to.max(*last);
+        }
+    }
+    let first = ran.values().map(|(first, _)| *first).max().unwrap_or_default();
+    let last = ran.values().map(|(_, last)| *last).min().unwrap_or_default();
+    assert!(ran.len() == 2 && last > first + 2_000_000_000, "{ran:?}");
 }
 
 /// Fails unless the script finds xentrace, the guests' own traces and the agents at one.
@@ -154,7 +172,10 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
         succeeds(xen(&built, &run).arg("--json").arg(&early).args(["--", "--sleeper-ms", "7"]));
         last_of(&read("early.jsonl")).vms.iter().map(|vm| vm.total().counters.lhp).sum::<u64>()
     };
-    let (sliced, adapted) = (preempted_holders("slice"), preempted_holders("adaptive"));
+    let sliced = preempted_holders("slice");
+    let sliced_json = read("early.jsonl");
+    let adapted = preempted_holders("adaptive");
+    together(&sliced_json);
     assert!(
         sliced >= 60 && adapted <= sliced / 5,
         "{sliced} with the end of the slice, {adapted} with one that adapts"
