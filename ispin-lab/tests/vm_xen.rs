@@ -183,8 +183,9 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
 
     // Under the same quanta nearly none is left of a program that forks and reads directories, although a millisecond is all
     // that is certain of them: ispin+ refuses rwlocks, too, holds one lock of a page table at a time, waits for no
-    // task on a vCPU that is off, and leaves the pCPU for a promise that holds. What is left are single holds, 0
-    // to 12 locks in a run with other builds; ticket has thirty times the limit.
+    // task on a vCPU that is off, and leaves the pCPU for a promise that holds. What is left are single holds: 0
+    // to 12 locks in a run with other builds while dom0 took one guest down beside the other's load, 0 in three since. Ticket has
+    // thirty times the limit.
     let run =
         "--lock ispin+ --policy adaptive --workload kernbench --csd 1048576 --seconds 1 --deterministic";
     let run: Vec<&str> = run.split(' ').collect();

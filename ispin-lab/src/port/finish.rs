@@ -1,6 +1,6 @@
 //! Waiting until the loads of all guests have ended.
 //!
-//! The end of a guest keeps dom0 busy for a good half second: its tools take it down. Where QEMU runs one processor at a time,
+//! The end of a guest keeps dom0 busy for nearly half a second: its tools take it down. Where QEMU runs one processor at a time,
 //! the processor of the guests that are left stands still for milliseconds then, with whatever lock is held there.
 
 use std::fs::File;

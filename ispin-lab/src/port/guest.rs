@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_settime};
 
 use super::finish::{FINISH, LOADED};
 use super::ring::{CHANNELS, PAGE, RING_PAGES, Writer};
-use super::start::{READY, START};
+use super::start::{READY, START, time_of};
 use super::xenstore::Store;
 use super::{KEY, grants};
 
@@ -212,6 +212,5 @@ impl Port {
 /// Sets this guest's clock to dom0's, ns since the Unix epoch. Until its kernel has found Xen's clock, early in its boot, it counts
 /// ticks, and loses those in which another guest runs: seconds, where several boot at a time.
 fn set_clock(ns: u64) -> Result<()> {
-    let time = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
-    clock_settime(ClockId::Realtime, time).context("setting the guest's clock to dom0's")
+    clock_settime(ClockId::Realtime, time_of(ns)).context("setting the guest's clock to dom0's")
 }

@@ -65,7 +65,7 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
     let mut store = Store::open()?;
     let open = |guest: &Guest| Line::new(guest, channels, consoles);
     let mut lines = guests.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let (mut told, mut together, mut finished): (Option<Instant>, _, _) = (None, false, false);
+    let (mut told, mut checked, mut finished): (Option<Instant>, _, _) = (None, false, false);
     let mut searched: Option<Instant> = None;
     while lines.iter().any(|line| !line.over()) {
         let search = searched.is_none_or(|at| at.elapsed() >= SEARCH);
@@ -88,8 +88,8 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
                 }
             }
         }
-        if !together && told.is_some_and(|told| told.elapsed() > LEAD + LATE) {
-            together = true;
+        if !checked && told.is_some_and(|told| told.elapsed() > LEAD + LATE) {
+            checked = true;
             if let Some(late) = lines.iter().find(|line| !line.running()) {
                 bail!("the load of {} did not begin within {} s of the start", late.name, LATE.as_secs());
             }

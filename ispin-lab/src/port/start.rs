@@ -28,9 +28,14 @@ pub fn wait(folder: &Path, offset_us: u64) -> Result<()> {
     pipe.write_all(b"\n").with_context(|| format!("writing {}", ready.display()))
 }
 
+/// `ns` nanoseconds since the Unix epoch, as the kernel wants them.
+pub fn time_of(ns: u64) -> Timespec {
+    Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 }
+}
+
 /// Returns at `ns` nanoseconds since the Unix epoch.
 fn sleep_until(ns: u64) -> Result<()> {
-    let until = Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+    let until = time_of(ns);
     loop {
         match clock_nanosleep_absolute(ClockId::Realtime, &until) {
             Ok(()) => return Ok(()),
