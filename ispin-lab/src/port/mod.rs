@@ -14,7 +14,7 @@
 //! | [`grants`] | memory that one domain lets another one map |
 //! | [`xenstore`] | the small store through which the two find each other |
 //! | [`guest`] | the guest's side: named pipes into rings |
-//! | [`relay`] | dom0's side: rings into serial ports, and the moments at which all loads start and have ended |
+//! | [`relay`] | dom0's side: rings into serial ports, and the moments at which all loads start and have ended (`together`) |
 //! | [`start`], [`finish`] | waiting for those moments |
 
 pub mod finish;
@@ -23,6 +23,7 @@ pub mod guest;
 pub mod relay;
 pub mod ring;
 pub mod start;
+mod together;
 pub mod xenstore;
 
 /// Where the guest leaves the grant of its first page, below its own place in the store.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Error, Result, bail, ensure};
 
 use super::ring::{Reader, Start, layout};
+use super::together::{LEAD, Progress, Step, Together};
 use super::xenstore::Store;
 use super::{KEY, grants};
 use crate::vm::init::MARK;
@@ -32,10 +33,6 @@ const LOOK: Duration = Duration::from_millis(20);
 const LOOK_QUIETLY: Duration = Duration::from_millis(200);
 /// How often guests are looked for that are not there yet, or not any more.
 const SEARCH: Duration = Duration::from_millis(250);
-/// From the moment at which all are ready to the start.
-const LEAD: Duration = Duration::from_millis(200);
-/// How much later than that a load may begin.
-const LATE: Duration = Duration::from_secs(1);
 /// How long the guest's console may lag behind its end.
 const CONSOLE_LAG: Duration = Duration::from_millis(500);
 
@@ -65,7 +62,7 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
     let mut store = Store::open()?;
     let open = |guest: &Guest| Line::new(guest, channels, consoles);
     let mut lines = guests.iter().map(open).collect::<Result<Vec<_>>>()?;
-    let (mut told, mut checked, mut finished): (Option<Instant>, _, _) = (None, false, false);
+    let mut together = Together::default();
     let mut searched: Option<Instant> = None;
     while lines.iter().any(|line| !line.over()) {
         let search = searched.is_none_or(|at| at.elapsed() >= SEARCH);
@@ -76,33 +73,19 @@ pub fn run(guests: &[Guest], channels: &[String], consoles: &Path, tell: &mut dy
             let about = format!("guest {}", line.name);
             line.advance(&mut store, search, tell).context(about)?;
         }
-        if told.is_none() && lines.iter().all(|line| matches!(line.state, State::Ready(_))) {
-            // Told first: from the start on dom0 is to be quiet.
-            writeln!(tell, "{MARK}start").context("telling the start")?;
-            told = Some(Instant::now());
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?;
-            let start = Start { at_ns: (now + LEAD).as_nanos() as u64, now_ns: now.as_nanos() as u64 };
-            for line in &mut lines {
-                if let State::Ready(reader) = &mut line.state {
-                    reader.set_start(start);
-                }
+        let seen: Vec<_> = lines.iter().map(|line| (line.name.as_str(), line.progress())).collect();
+        match together.step(Instant::now(), &seen)? {
+            Some(Step::Start) => {
+                // Told first: from the start on dom0 is to be quiet.
+                writeln!(tell, "{MARK}start").context("telling the start")?;
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?;
+                let start = Start { at_ns: (now + LEAD).as_nanos() as u64, now_ns: now.as_nanos() as u64 };
+                lines.iter_mut().filter_map(Line::reader).for_each(|reader| reader.set_start(start));
             }
+            Some(Step::Finish) => lines.iter_mut().filter_map(Line::reader).for_each(Reader::set_all_loaded),
+            None => {}
         }
-        if !checked && told.is_some_and(|told| told.elapsed() > LEAD + LATE) {
-            checked = true;
-            if let Some(late) = lines.iter().find(|line| !line.running()) {
-                bail!("the load of {} did not begin within {} s of the start", late.name, LATE.as_secs());
-            }
-        }
-        if told.is_some() && !finished && lines.iter().all(Line::loaded) {
-            finished = true;
-            for line in &mut lines {
-                if let State::Ready(reader) = &mut line.state {
-                    reader.set_all_loaded();
-                }
-            }
-        }
-        std::thread::sleep(if told.is_some() && !finished { LOOK_QUIETLY } else { LOOK });
+        std::thread::sleep(if together.quiet() { LOOK_QUIETLY } else { LOOK });
     }
     Ok(())
 }
@@ -154,21 +137,21 @@ impl Line {
         matches!(self.state, State::Over)
     }
 
-    /// Whether its load has begun, or it has ended.
-    fn running(&self) -> bool {
-        match &self.state {
-            State::Absent | State::Found(_) => false,
-            State::Ready(reader) => reader.running(),
-            State::Ended(_) | State::Over => true,
+    /// Its rings, while its load is to be told something.
+    fn reader(&mut self) -> Option<&mut Reader> {
+        match &mut self.state {
+            State::Ready(reader) => Some(reader),
+            _ => None,
         }
     }
 
-    /// Whether its load has ended, or it has.
-    fn loaded(&self) -> bool {
+    fn progress(&self) -> Progress {
         match &self.state {
-            State::Absent | State::Found(_) => false,
-            State::Ready(reader) => reader.loaded(),
-            State::Ended(_) | State::Over => true,
+            State::Absent | State::Found(_) => Progress::Away,
+            State::Ready(reader) if reader.loaded() => Progress::Loaded,
+            State::Ready(reader) if reader.running() => Progress::Running,
+            State::Ready(_) => Progress::Ready,
+            State::Ended(_) | State::Over => Progress::Loaded,
         }
     }
 
