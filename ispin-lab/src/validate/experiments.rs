@@ -77,12 +77,7 @@ pub const EXPERIMENTS: [Experiment; 16] = [
         full: file!("xen-micro"),
     },
     Experiment { name: "xen-locks", world: World::Xen, quick: None, full: file!("xen-locks") },
-    Experiment {
-        name: "xen-speed",
-        world: World::Xen,
-        quick: Some(file!("quick/xen-speed")),
-        full: file!("xen-speed"),
-    },
+    Experiment { name: "xen-speed", world: World::Xen, quick: None, full: file!("xen-speed") },
     Experiment { name: "xen-loads", world: World::Xen, quick: None, full: file!("xen-loads") },
     Experiment { name: "xen-programs", world: World::Xen, quick: None, full: file!("xen-programs") },
     Experiment { name: "xen-neighbour", world: World::Xen, quick: None, full: file!("xen-neighbour") },
@@ -95,6 +90,12 @@ pub const EXPERIMENTS: [Experiment; 16] = [
 /// The names.
 pub fn names() -> Vec<&'static str> {
     EXPERIMENTS.iter().map(|experiment| experiment.name).collect()
+}
+
+/// All of them in order; those of a group can run side by side. One guest keeps one core busy, and its instructions are counted.
+pub fn groups() -> impl Iterator<Item = &'static [Experiment]> {
+    let one_guest = |experiment: &Experiment| matches!(experiment.world, World::Instructions | World::Holds);
+    EXPERIMENTS.chunk_by(move |one, next| one_guest(one) && one_guest(next))
 }
 
 /// How much is run.
@@ -134,7 +135,7 @@ pub struct Run<'a> {
     pub interrupted: &'a Arc<AtomicBool>,
     /// Do nothing new.
     pub report_only: bool,
-    /// How many runs of [`World::Xen`] at a time.
+    /// How many guests at a time, or pairs of [`World::Xen`].
     pub jobs: usize,
 }
 
@@ -313,6 +314,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_takes_one_core_runs_beside_its_like() {
+        let groups: Vec<Vec<_>> = groups().map(|group| group.iter().map(|one| one.name).collect()).collect();
+        assert_eq!(groups.concat(), names());
+        let shared: Vec<_> = groups.into_iter().filter(|group| group.len() > 1).collect();
+        assert_eq!(shared, [["instructions", "holds"]]);
     }
 
     #[test]

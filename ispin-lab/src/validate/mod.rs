@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use experiments::{EXPERIMENTS, Experiment, Extent, Found, Run};
+use experiments::{Experiment, Extent, Found, Run};
 use figures::{Figure, PLOTS};
 use report::{Material, Outcome};
 
@@ -49,7 +49,7 @@ pub struct ValidateOptions {
     /// Run nothing: report what is there
     #[arg(long)]
     pub report_only: bool,
-    /// Runs under Xen at a time [default: one for each core]
+    /// Runs of emulated guests at a time [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: Option<u16>,
 }
@@ -63,11 +63,16 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let jobs = options.jobs.map_or(cores, usize::from);
     let mut all: Vec<(&Experiment, Found)> = vec![];
-    for experiment in &EXPERIMENTS {
-        let wanted = options.only.is_empty() || options.only.iter().any(|name| name == experiment.name);
-        let report_only = options.report_only || !wanted;
-        let run = Run { extent, folder: &folder, btf, interrupted, report_only, jobs };
-        all.push((experiment, experiment.find(&run)?));
+    for group in experiments::groups() {
+        let find = |experiment: &Experiment| {
+            let wanted = options.only.is_empty() || options.only.iter().any(|name| name == experiment.name);
+            let report_only = options.report_only || !wanted;
+            experiment.find(&Run { extent, folder: &folder, btf, interrupted, report_only, jobs })
+        };
+        let found = if jobs > 1 { side_by_side(group, find) } else { group.iter().map(find).collect() };
+        for (experiment, found) in group.iter().zip(found) {
+            all.push((experiment, found?));
+        }
     }
     let found =
         |name: &str| all.iter().find(|(experiment, _)| experiment.name == name).map(|(_, found)| found);
@@ -115,6 +120,19 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
     Ok(said)
 }
 
+/// The answer to each, in order, once all have one.
+fn side_by_side<T: Sync, A: Send>(all: &[T], answer: impl Fn(&T) -> A + Sync) -> Vec<A> {
+    let answer = &answer;
+    std::thread::scope(|scope| {
+        let ask = |one| scope.spawn(move || answer(one));
+        let threads: Vec<_> = all.iter().map(ask).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<A>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
@@ -127,6 +145,16 @@ mod tests {
     fn the_claims_can_be_read() {
         let claims = claims::read(claims::TEXT, &experiments::names()).unwrap();
         assert!(claims.len() > 20);
+    }
+
+    #[test]
+    fn answers_come_in_order_and_are_found_at_the_same_time() {
+        let all_are_here = std::sync::Barrier::new(3);
+        let twice = side_by_side(&[1, 2, 3], |one| {
+            all_are_here.wait();
+            2 * one
+        });
+        assert_eq!(twice, [2, 4, 6]);
     }
 
     #[test]
