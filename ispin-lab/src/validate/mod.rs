@@ -69,7 +69,9 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
             let report_only = options.report_only || !wanted;
             experiment.find(&Run { extent, folder: &folder, btf, interrupted, report_only, jobs })
         };
-        let found = if jobs > 1 { side_by_side(group, find) } else { group.iter().map(find).collect() };
+        // What is alone stays on this thread: real threads set its priority and its CPUs.
+        let alone = jobs == 1 || group.len() == 1;
+        let found = if alone { group.iter().map(find).collect() } else { side_by_side(group, find) };
         for (experiment, found) in group.iter().zip(found) {
             all.push((experiment, found?));
         }
