@@ -46,14 +46,17 @@ fn is_refused_while_a_member_of_the_queue_is_off_its_pcpu() {
     assert_eq!((c.deferrals, c.acquires, c.psp()), (1, 1, 0));
 }
 
-#[test]
-fn waits_longer_for_a_member_that_is_off_but_not_for_ever() {
-    const MAX_DEFER_MS: u32 = 8;
-    let lock = ispin_plus(&Parameters { max_defer_ms: MAX_DEFER_MS, ..Parameters::default() });
+/// How long vCPU 1 is refused, its quantum ending after `left_ns`, behind a holder that is off and stays off.
+fn refused_behind_a_preempted_holder(max_defer_ms: u32, left_ns: Option<u64>) -> Duration {
+    let lock = ispin_plus(&Parameters { max_defer_ms, ..Parameters::default() });
     let world = World::new(2, NO_LIMIT);
     let mut holder = preempted_holder(lock.as_ref(), &world);
+    if let Some(left_ns) = left_ns {
+        let end = monotonic_ns() + left_ns;
+        world.publish(1, |slot| Slot { preemption_time: end, ..slot });
+    }
+    let begin = Instant::now();
     std::thread::scope(|scope| {
-        let begin = Instant::now();
         let waiter = scope.spawn(|| {
             let mut me = world.vcpu(1);
             lock.lock(&mut me, 1);
@@ -63,11 +66,23 @@ fn waits_longer_for_a_member_that_is_off_but_not_for_ever() {
             assert!(begin.elapsed() < Duration::from_secs(60), "no ticket after a minute");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let least = Duration::from_millis(u64::from(MAX_DEFER_MS) * 16);
-        assert!(begin.elapsed() >= least, "{:?}", begin.elapsed());
+        let took = begin.elapsed();
         lock.unlock(&mut holder, 1);
         waiter.join().expect("waiter");
-    });
+        took
+    })
+}
+
+#[test]
+fn waits_longer_for_a_member_that_is_off_but_not_for_ever() {
+    let took = refused_behind_a_preempted_holder(8, None);
+    assert!(took >= Duration::from_millis(8 * 16), "{took:?}");
+}
+
+#[test]
+fn waits_longer_for_a_member_that_is_off_also_if_time_is_short() {
+    let took = refused_behind_a_preempted_holder(8, Some(CSD / 2));
+    assert!(took >= Duration::from_millis(8 * 16), "{took:?}");
 }
 
 #[test]

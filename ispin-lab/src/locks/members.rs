@@ -63,17 +63,15 @@ impl Members {
         &self.who.0[ticket as usize % MEMBERS]
     }
 
-    /// Why no ticket should be taken now, if there is a reason.
+    /// Why no ticket should be taken now, if there is a reason. Of two it is the one that is waited out for longer: a member that is
+    /// off, however little time is left as well.
     ///
     /// An empty queue costs one comparison of times; a longer one a look at each of its members.
     #[inline(always)]
     pub fn refusal(&self, world: &mut impl World) -> Option<(u32, Refusal)> {
         let serving = self.serving.0.load(Ordering::Relaxed);
         let lql = self.next.0.load(Ordering::Relaxed).wrapping_sub(serving);
-        match world.lock_cap(lql) {
-            Some(lock_cap) if lock_cap <= 0 => return Some((lql, Refusal::Time)),
-            _ => {}
-        }
+        let short = world.lock_cap(lql).is_some_and(|lock_cap| lock_cap <= 0);
         // `serving` may have moved on between the two loads; then there is less to look at than it seems.
         for i in 0..lql.min(MEMBERS as u32) {
             let vcpu = self.place(serving.wrapping_add(i)).load(Ordering::Relaxed);
@@ -81,7 +79,7 @@ impl Members {
                 return Some((lql, Refusal::Stalled));
             }
         }
-        None
+        short.then_some((lql, Refusal::Time))
     }
 
     /// Waits until a ticket may be taken, or [`World::gives_in`]. Asks again after each wait, and gives in after that only: a
