@@ -17,6 +17,10 @@
  * counts TSC cycles, with interrupts on. Where each instruction takes the
  * same number of cycles (QEMU's -icount) this counts instructions.
  *
+ * mode=queue: one thread after the other queues up for a lock that another one
+ * holds, and the last one counts the TSC cycles until it has its ticket. For
+ * locks that keep the layout of the ticket lock.
+ *
  * A write to "run" lasts as long as the run; a signal ends it early, and so
  * does the first sign of a broken lock.
  */
@@ -74,10 +78,16 @@ static int work(void *data)
 
 	wait_for_completion(&run->go);
 	begin = ktime_get_ns();
-	if (run->p.mode == MODE_PAIRS)
+	switch (run->p.mode) {
+	case MODE_PAIRS:
 		measure_pairs(w);
-	else
+		break;
+	case MODE_QUEUE:
+		measure_queue(w);
+		break;
+	default:
 		contend(w);
+	}
 	w->ns = ktime_get_ns() - begin;
 	if (atomic_dec_and_test(&run->running)) {
 		complete(&run->over);
@@ -195,6 +205,15 @@ static int do_run(struct run *run)
 	init_completion(&run->over);
 	init_completion(&run->back);
 	spin_lock_init(&run->inner);
+	if (run->p.mode == MODE_QUEUE) {
+		if (!can_measure_queue())
+			return -EOPNOTSUPP;
+		/* They wait for each other without giving way. */
+		if (run->p.threads > num_online_cpus()) {
+			pr_err("mode=queue needs a CPU for each thread\n");
+			return -EINVAL;
+		}
+	}
 	ret = make_areas(run);
 	if (ret)
 		return ret;
@@ -231,10 +250,16 @@ static int result_show(struct seq_file *m, void *unused)
 	if (run) {
 		seq_printf(m, "{\"mode\":\"%s\",\"elapsed_ns\":%llu,",
 			   mode_names[run->p.mode], run->elapsed);
-		if (run->p.mode == MODE_PAIRS)
+		switch (run->p.mode) {
+		case MODE_PAIRS:
 			print_pairs(m, run);
-		else
+			break;
+		case MODE_QUEUE:
+			print_queue(m, run);
+			break;
+		default:
 			print_contend(m, run);
+		}
 		seq_puts(m, "}\n");
 	}
 	mutex_unlock(&run_mutex);

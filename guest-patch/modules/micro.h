@@ -9,7 +9,7 @@
 #include <linux/spinlock.h>
 #include <linux/types.h>
 
-enum micro_mode { MODE_CONTEND, MODE_PAIRS, NR_MODES };
+enum micro_mode { MODE_CONTEND, MODE_PAIRS, MODE_QUEUE, NR_MODES };
 
 enum micro_op {
 	OP_SPIN,
@@ -35,7 +35,7 @@ struct params {
 	unsigned long shared;	/* one lock for all threads */
 	unsigned long nested;	/* a second lock, common to all threads, inside the first */
 	unsigned long stall;	/* from one stall to the next, ms; 0: none */
-	unsigned long pairs;	/* mode=pairs: how many */
+	unsigned long pairs;	/* mode=pairs: how many; mode=queue: rounds */
 	unsigned long cpu;	/* mode=pairs: where */
 };
 
@@ -96,10 +96,14 @@ struct run {
 	spinlock_t inner;	/* protects inner_counter */
 	u64 inner_counter;
 
-	u64 pairs;		/* mode=pairs: measured of each operation */
+	u64 pairs;		/* mode=pairs: measured of each operation; mode=queue: rounds done */
 	bool trylock_failed;
 	struct cycles empty;
 	struct cycles op[NR_PAIR_OPS];
+
+	u64 seen;		/* mode=queue: when the holder saw the ticket; protected by the lock */
+	atomic64_t arrived;	/* threads at the end of a round, of all rounds together */
+	struct cycles asked;
 };
 
 /* str_true_false() is newer than Linux 6.1. */
@@ -119,7 +123,14 @@ void contend(struct worker *w);
 void print_contend(struct seq_file *m, struct run *run);
 
 /* pairs.c */
+void add_cycles(struct cycles *sum, u64 cycles);
+void print_cycles(struct seq_file *m, const char *name, const struct cycles *c);
 void measure_pairs(struct worker *w);
 void print_pairs(struct seq_file *m, struct run *run);
+
+/* queue.c */
+bool can_measure_queue(void);
+void measure_queue(struct worker *w);
+void print_queue(struct seq_file *m, struct run *run);
 
 #endif

@@ -58,7 +58,7 @@ static noinline u64 batch_trylock(spinlock_t *lock)
 	return get_cycles() - begin;
 }
 
-static void add_batch(struct cycles *sum, u64 cycles)
+void add_cycles(struct cycles *sum, u64 cycles)
 {
 	sum->total += cycles;
 	if (!sum->least || cycles < sum->least)
@@ -72,22 +72,22 @@ void measure_pairs(struct worker *w)
 	u64 tried;
 
 	while (run->pairs < run->p.pairs && !READ_ONCE(run->stop)) {
-		add_batch(&run->empty, batch_empty(lock));
-		add_batch(&run->op[OP_SPIN], batch_spin(lock));
-		add_batch(&run->op[OP_IRQSAVE], batch_irqsave(lock));
+		add_cycles(&run->empty, batch_empty(lock));
+		add_cycles(&run->op[OP_SPIN], batch_spin(lock));
+		add_cycles(&run->op[OP_IRQSAVE], batch_irqsave(lock));
 		tried = batch_trylock(lock);
 		if (!tried) {
 			run->trylock_failed = true;
 			found_broken(run, "a free lock was not to be had");
 			break;
 		}
-		add_batch(&run->op[OP_TRYLOCK], tried);
+		add_cycles(&run->op[OP_TRYLOCK], tried);
 		run->pairs += BATCH;
 		cond_resched();
 	}
 }
 
-static void print_cycles(struct seq_file *m, const char *name, const struct cycles *c)
+void print_cycles(struct seq_file *m, const char *name, const struct cycles *c)
 {
 	seq_printf(m, "\"%s\":{\"total\":%llu,\"least\":%llu}", name, c->total, c->least);
 }

@@ -20,7 +20,7 @@
 #define MAX_WORDS	65536
 #define MAX_PAIRS	1000000000UL
 
-const char * const mode_names[NR_MODES] = { "contend", "pairs" };
+const char * const mode_names[NR_MODES] = { "contend", "pairs", "queue" };
 const char * const op_names[NR_OPS] = { "spin", "irqsave", "trylock", "none" };
 
 struct param {
@@ -122,5 +122,9 @@ int parse_params(struct params *p, char *line)
 	}
 	if (p->mode == MODE_PAIRS)
 		p->threads = 1;
+	if (p->mode == MODE_QUEUE && p->threads < 2) {
+		pr_err("mode=queue needs a thread that asks and one that holds the lock\n");
+		return -EINVAL;
+	}
 	return 0;
 }

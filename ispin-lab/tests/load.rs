@@ -119,7 +119,7 @@ fn work_that_takes_too_long_is_an_error() {
 
 #[test]
 fn a_missing_file_is_named() {
-    for name in ["micro", "pairs", "torture", "scribble"] {
+    for name in ["micro", "pairs", "queue", "torture", "scribble"] {
         let assert = load(&["run", name, "--modules", "/nonexistent"]).assert().code(1);
         let text = String::from_utf8_lossy(&assert.get_output().stderr).into_owned();
         for file in by_name(name).expect("a load").needs {

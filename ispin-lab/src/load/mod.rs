@@ -15,6 +15,7 @@ pub mod micro;
 mod pairs;
 mod pbzip2;
 mod pipe;
+mod queue;
 mod rotate;
 mod scribble;
 mod torture;
@@ -52,6 +53,7 @@ pub static WORKLOADS: &[&Workload] = &[
     &create::WORKLOAD,
     &micro::WORKLOAD,
     &pairs::WORKLOAD,
+    &queue::WORKLOAD,
     &kernbench::WORKLOAD,
     &pbzip2::WORKLOAD,
     &ebizzy::WORKLOAD,
