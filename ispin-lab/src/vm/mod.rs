@@ -37,6 +37,7 @@ pub mod image;
 pub mod init;
 mod kernel;
 mod libraries;
+pub mod lock;
 mod merge;
 pub mod options;
 mod packages;

@@ -1,6 +1,5 @@
 //! What one run of a guest is, on the command line.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use clap::{Args, ValueEnum};
 use ispin_agent::options::{duration, interval};
 use ispin_agent::sink::SinkOptions;
 
+use super::lock::Lock;
 use super::rival::Rival;
 use super::xen::options::XenOptions;
 
@@ -19,51 +19,6 @@ pub enum Hypervisor {
     None,
     /// Xen with a small dom0, and several guests that share pCPUs: real quanta, which Xen publishes
     Xen,
-}
-
-/// The spinlock of the guest's kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Lock {
-    /// Plain ticket lock, the paper's TSL
-    Ticket,
-    /// Informed, spins until its next quantum: the paper's HVM IS
-    Hvm,
-    /// Informed, yields until its next quantum: the paper's PV IS
-    Pv,
-    /// Informed, and does not convoy: refuses also while a holder or waiter is off its pCPU
-    #[value(name = "ispin+")]
-    Plus,
-    /// Whoever comes first takes it, as before Linux 2.6.25
-    Unfair,
-    /// Preemptable ticket lock: a waiter gives the order up after a while; the paper's PTS
-    Pts,
-    /// Waiters sleep in the hypervisor after a while, which Xen alone lets them; the paper's PV TS
-    #[value(name = "pvticket")]
-    PvTicket,
-    /// Waiters sleep in the hypervisor, but for those whose turn is near; the paper's OT. Its parameters are not public: assumptions
-    #[value(name = "oticket")]
-    OTicket,
-    /// The lock that an unpatched kernel chooses: under Xen `pvqueued`. The agent cannot observe it
-    Stock,
-    /// The queued spinlock of an unpatched kernel, told not to use its paravirtual form
-    Queued,
-    /// The paravirtual queued spinlock of an unpatched kernel, under Xen
-    #[value(name = "pvqueued")]
-    PvQueued,
-}
-
-impl Lock {
-    /// Whether it is a lock of a kernel without the series, which has no tracepoints and no slots.
-    pub fn is_stock(self) -> bool {
-        matches!(self, Self::Stock | Self::Queued | Self::PvQueued)
-    }
-}
-
-impl fmt::Display for Lock {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let value = self.to_possible_value();
-        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
-    }
 }
 
 /// How QEMU runs the guest's instructions.
@@ -87,7 +42,7 @@ pub struct VmOptions {
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub vcpus: u32,
     /// Spinlock of the guest's kernel
-    #[arg(long, value_enum, default_value_t = Lock::Ticket)]
+    #[arg(long, value_enum, default_value_t = Lock::TICKET)]
     pub lock: Lock,
     /// Load, one of those that `ispin-load list` shows; its own options go after --
     #[arg(long, value_name = "NAME", default_value = "dup")]
@@ -329,7 +284,7 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_refused() {
-        assert!(refused(&["--lock", "mcs"]).contains("ticket, hvm, pv, ispin+, unfair"));
+        assert!(refused(&["--lock", "mcs"]).contains("ticket, hvm, pv, pts, pvticket, oticket, unfair, ispin+, stock"));
         assert!(refused(&["--lock", "stock"]).contains("--no-agent"));
         assert!(refused(&["--lock", "pvqueued", "--no-agent"]).contains("--hypervisor xen"));
         assert!(refused(&["--vcpus", "65"]).contains("--vcpus 65"));

@@ -9,7 +9,8 @@ use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use crate::vm::options::{Hypervisor, Lock, VmOptions};
+use crate::vm::lock::Lock;
+use crate::vm::options::{Hypervisor, VmOptions};
 
 /// An experiment file with `world = "xen"`.
 #[derive(Clone, Debug, Deserialize)]
