@@ -25,8 +25,12 @@ pub enum Holds {
 pub struct Judged {
     /// Its values but for those that all cells of the claim have.
     pub name: String,
-    /// Runs, and runs of what it is compared with.
+    /// Runs that have the figure, and those of what it is compared with.
     pub runs: (usize, Option<usize>),
+    /// Runs without it, because they were not done within their time.
+    pub unfinished: usize,
+    /// Whether runs differ of which each has to give the same ([`Claim::exact`]).
+    pub differing: bool,
     /// The figure or ratio, if there is one.
     pub figure: Option<Interval>,
     /// `None`: too few runs, or no figure.
@@ -71,7 +75,10 @@ pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdi
         return (Verdict::NotMeasurable(why.clone()), vec![]);
     }
     let mut cells: Vec<&BTreeMap<String, String>> = vec![];
-    for sample in samples.iter().filter(|sample| sample.is(&claim.cells)) {
+    // A cell says nothing about a claim that would compare it with itself.
+    let with_itself =
+        |sample: &Sample| claim.against.as_ref().is_some_and(|against| sample.is(against));
+    for sample in samples.iter().filter(|sample| sample.is(&claim.cells) && !with_itself(sample)) {
         if !cells.contains(&&sample.keys) {
             cells.push(&sample.keys);
         }
@@ -111,14 +118,19 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
     let rival = claim.against.as_ref().map(|against| rival(claim, against, samples, keys));
     let base = rival.as_ref().map(|(keys, _)| values(keys));
     let figure = compare(&claim.counted(&this), base.as_deref(), claim.floor);
+    let unfinished = samples.iter().filter(|s| s.keys == *keys && s.lacks(&claim.metric)).count();
+    let differ = |values: &[f64]| values.iter().any(|value| *value != values[0]);
+    let differing = claim.exact && (differ(&this) || base.as_deref().is_some_and(differ));
     let least = if claim.exact { EXACT_RUNS } else { LEAST_RUNS };
-    let enough = this.len() >= least && base.as_ref().is_none_or(|base| base.len() >= least);
-    let holds =
-        figure.filter(|_| enough).map(|figure| match (claim.holds(figure.low), claim.holds(figure.high)) {
-            (true, true) => Holds::Yes,
-            (false, false) => Holds::No,
-            _ => Holds::Unclear,
-        });
+    let enough = this.len() + unfinished >= least && base.as_ref().is_none_or(|base| base.len() >= least);
+    let of = |figure: Interval| match (claim.holds(figure.low), claim.holds(figure.high)) {
+        _ if differing => Holds::Unclear,
+        (true, true) => Holds::Yes,
+        (false, false) => Holds::No,
+        _ => Holds::Unclear,
+    };
+    // A run that was not done has no figure that could keep to a threshold.
+    let holds = if unfinished > 0 { Some(Holds::No) } else { figure.map(of) }.filter(|_| enough);
     let named = keys.iter().filter(|(name, _)| !claim.cells.contains_key(*name));
     let mut name: Vec<String> = named.map(|(name, value)| format!("{name} {value}")).collect();
     let again = |keys: &BTreeMap<String, String>| {
@@ -129,6 +141,8 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
     Judged {
         name: name.join(", "),
         runs: (this.len(), base.map(|base| base.len())),
+        unfinished,
+        differing,
         figure,
         holds,
         command: again(keys).unwrap_or_default(),
@@ -235,6 +249,45 @@ mod tests {
         let mut can = claim();
         can.any = true;
         assert_eq!(judge(&can, &samples, None).0, Verdict::Undecided);
+    }
+
+    #[test]
+    fn a_cell_is_not_compared_with_itself() {
+        let mut claim = claim();
+        claim.cells.clear();
+        let samples = [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[90.0; 5])].concat();
+        let (verdict, cells) = judge(&claim, &samples, None);
+        assert_eq!((verdict, cells.len()), (Verdict::NotReproduced, 1), "{cells:?}");
+        // ticket beside ticket would keep to this, and made it true in part.
+        claim.at_most = Some(1.5);
+        claim.at_least = Some(0.95);
+        assert_eq!(judge(&claim, &samples, None).0, Verdict::NotReproduced);
+    }
+
+    #[test]
+    fn a_run_that_was_not_done_fails_its_cell() {
+        let mut claim = claim();
+        (claim.against, claim.floor) = (None, 0.0);
+        let mut samples = runs("hvm", "4", &[0.1; 5]);
+        assert_eq!(judge(&claim, &samples, None).0, Verdict::Reproduced);
+        samples[4].metrics.clear();
+        samples[4].unfinished = true;
+        let (verdict, cells) = judge(&claim, &samples, None);
+        assert_eq!((verdict, cells[0].runs, cells[0].unfinished), (Verdict::NotReproduced, (4, None), 1));
+        samples.iter_mut().for_each(|sample| sample.metrics.clear());
+        samples.iter_mut().for_each(|sample| sample.unfinished = true);
+        assert_eq!(judge(&claim, &samples, None).0, Verdict::NotReproduced, "none was done");
+        assert!(matches!(judge(&claim, &samples[..2], None).0, Verdict::NotMeasurable(_)), "too few");
+    }
+
+    #[test]
+    fn runs_that_have_to_be_alike_and_are_not_decide_nothing() {
+        let mut claim = claim();
+        claim.exact = true;
+        let samples = |last| [runs("ticket", "4", &[10.0, 10.0]), runs("hvm", "4", &[1.0, last])].concat();
+        assert_eq!(judge(&claim, &samples(1.0), None).0, Verdict::Reproduced);
+        let (verdict, cells) = judge(&claim, &samples(1.5), None);
+        assert_eq!((verdict, cells[0].differing), (Verdict::Undecided, true));
     }
 
     #[test]

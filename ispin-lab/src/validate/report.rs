@@ -47,8 +47,10 @@ fn interval(figure: &Interval) -> String {
     format!("{} [{}, {}]", shown(figure.point), shown(figure.low), shown(figure.high))
 }
 
-fn sign(holds: Option<Holds>) -> &'static str {
-    match holds {
+fn sign(judged: &Judged) -> &'static str {
+    match judged.holds {
+        _ if judged.differing => "unclear: runs differ that have to be alike",
+        Some(Holds::No) if judged.unfinished > 0 => "fails: not all were done within their time",
         Some(Holds::Yes) => "holds",
         Some(Holds::No) => "fails",
         Some(Holds::Unclear) => "unclear",
@@ -73,7 +75,7 @@ pub fn markdown(material: &Material) -> String {
          cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side ({EXACT_RUNS} of counts that \
          every run gives again). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. *Undecided*: of no \
          cell it can be told, as the interval of each lies on both sides; of a claim of what *can* be: of one cell it cannot be told, and it \
-         holds in none. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. *So far*: not all runs have been done. Under each claim, further below, \
+         holds in none. A run that was to end with its work and was not done within its time fails its cell. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. *So far*: not all runs have been done. Under each claim, further below, \
          and in the tables is the command that does a run of each cell again. `oticket` has no public figures: how many waiters \
          are near, and how long the others spin, are assumptions.\n\n"
     );
@@ -115,7 +117,11 @@ fn verdicts(out: &mut String, material: &Material) {
             .filter_map(|cell| Some((cell, cell.figure.as_ref()?)))
             .map(|(cell, figure)| {
                 let name = if cell.name.is_empty() { String::new() } else { format!("{}: ", cell.name) };
-                format!("{name}{}", shown(figure.point))
+                let not_done = match cell.unfinished {
+                    0 => String::new(),
+                    some => format!(" of {}, {some} not done", runs_told(cell.runs.0)),
+                };
+                format!("{name}{}{not_done}", shown(figure.point))
             })
             .collect();
         let _ = writeln!(
@@ -131,6 +137,11 @@ fn verdicts(out: &mut String, material: &Material) {
             outcome.so_far()
         );
     }
+}
+
+/// A number of runs in words.
+fn runs_told(runs: usize) -> String {
+    if runs == 1 { "1 run".into() } else { format!("{runs} runs") }
 }
 
 fn details(out: &mut String, outcome: &Outcome) {
@@ -152,9 +163,9 @@ fn details(out: &mut String, outcome: &Outcome) {
         claim.floor_told(),
         claim.note
     );
-    let short = matches!(verdict, Verdict::Partly | Verdict::NotReproduced | Verdict::Undecided);
-    if short && !claim.tried.is_empty() {
-        let _ = writeln!(out, "\nTried: {}", claim.tried);
+    if matches!(verdict, Verdict::Partly | Verdict::NotReproduced | Verdict::Undecided) {
+        let tried = if claim.tried.is_empty() { "nothing yet" } else { &claim.tried };
+        let _ = writeln!(out, "\nTried: {tried}");
     }
     if let Verdict::NotMeasurable(why) = verdict {
         let _ = writeln!(out, "\nNot measurable here: {why}.");
@@ -164,17 +175,20 @@ fn details(out: &mut String, outcome: &Outcome) {
     }
     *out += "\n| cell | runs | measured | | one run again |\n|---|---|---|---|---|\n";
     for judged in cells {
-        let runs = match judged.runs {
-            (this, Some(base)) => format!("{this}, {base}"),
-            (this, None) => this.to_string(),
-        };
+        let mut runs = judged.runs.0.to_string();
+        if judged.unfinished > 0 {
+            let _ = write!(runs, " and {} not done", judged.unfinished);
+        }
+        if let Some(base) = judged.runs.1 {
+            let _ = write!(runs, ", {base}");
+        }
         let figure = judged.figure.as_ref().map(interval).unwrap_or_else(|| "-".into());
         let against = judged.against.as_deref().map(|base| format!("; against: `{}`", cell(base)));
         let _ = writeln!(
             out,
             "| {} | {runs} | {figure} | {} | `{}`{} |",
             cell(&judged.name),
-            sign(judged.holds),
+            sign(judged),
             cell(&judged.command),
             against.unwrap_or_default()
         );
@@ -235,6 +249,8 @@ mod tests {
         let judged = Judged {
             name: "vcpus 4".into(),
             runs: (5, Some(6)),
+            unfinished: 0,
+            differing: false,
             figure: Some(Interval { point: 0.012, low: 0.01, high: 0.02 }),
             holds: Some(Holds::Yes),
             command: "ispin-lab vm --seed 1".into(),
@@ -282,6 +298,18 @@ mod tests {
         assert!(!text.contains("this and that"), "nothing had to be tried: {text}");
         material.outcomes[0].verdict = Verdict::Partly;
         assert!(markdown(&material).contains("\nTried: this and that\n"));
+        material.outcomes[0].claim.tried.clear();
+        assert!(markdown(&material).contains("\nTried: nothing yet\n"));
+        let judged = &mut material.outcomes[0].cells[0];
+        (judged.holds, judged.unfinished) = (Some(Holds::No), 2);
+        let failed = markdown(&material);
+        assert!(failed.contains("| vcpus 4: 0.0120 of 5 runs, 2 not done |"), "{failed}");
+        assert!(
+            failed.contains("| vcpus 4 | 5 and 2 not done, 6 | 0.0120 [0.0100, 0.0200] | fails: not all"),
+            "{failed}"
+        );
+        material.outcomes[0].cells[0].differing = true;
+        assert!(markdown(&material).contains("| unclear: runs differ that have to be alike |"));
         let page = page(&text, &material.figures);
         assert!(page.contains("<svg id='one'/>") && !page.contains("<img"), "{page}");
         assert!(page.contains("<td class=\"reproduced\"><strong>reproduced</strong> so far</td>"), "{page}");

@@ -14,8 +14,8 @@ pub const METRICS: [(&str, &str); 21] = [
     ("psp", "problematic preemptions (LHP + LWP) of a run"),
     ("psp_per_s", "the same per second"),
     ("psp_per_quantum", "the same per quantum granted"),
-    ("convoys", "convoys that the agents recognised in a run"),
     ("psp_per_million", "the same per million locks acquired"),
+    ("convoys", "convoys that the agents recognised in a run; where they dropped incidents there were at least as many"),
     ("acquires_per_s", "locks acquired per second"),
     (
         "performance",
@@ -46,6 +46,8 @@ pub struct Sample {
     pub repeat: u64,
     /// Figures of [`METRICS`]; what is not known is not there.
     pub metrics: BTreeMap<&'static str, f64>,
+    /// Whether it was to end with its work, and its time was over before: figures that need the work are not there.
+    pub unfinished: bool,
     /// What does this run again.
     pub command: String,
 }
@@ -56,6 +58,11 @@ impl Sample {
         if value.is_finite() {
             self.metrics.insert(name, value);
         }
+    }
+
+    /// Whether it has no such figure because it was not done.
+    pub fn lacks(&self, metric: &str) -> bool {
+        self.unfinished && !self.metrics.contains_key(metric)
     }
 
     /// Whether it has these values.
@@ -123,7 +130,8 @@ impl Sample {
         sample.set("ns_per_op", 1e9 / row.acquisitions_per_s);
         sample.set("lql_mean", row.lql_mean);
         // Where the time ends the run all threads end alike, whatever the lock: only given work tells.
-        if row.accesses > 0 && row.operations_min == row.accesses {
+        sample.unfinished = row.operations_min < row.accesses;
+        if row.accesses > 0 && !sample.unfinished {
             sample.set("thread_time", row.thread_time_mean);
             sample.set("time_spread", row.thread_time_sd / row.thread_time_mean);
         }
@@ -157,9 +165,11 @@ impl Sample {
         let psp = sum("lhp") + sum("lwp");
         sample.set("psp", psp);
         sample.set("psp_per_s", sum("psp_per_s"));
-        // Convoys are recognised in the incidents: where some were dropped nobody knows how many there were.
-        if sum("dropped") == 0.0 {
-            sample.set("convoys", sum("convoys"));
+        // Convoys are recognised in the incidents. Where some were dropped there were at least those that were recognised;
+        // none recognised says nothing then.
+        let convoys = sum("convoys");
+        if sum("dropped") == 0.0 || convoys > 0.0 {
+            sample.set("convoys", convoys);
         }
         sample.set("psp_per_quantum", psp / sum("slices"));
         sample.set("psp_per_million", psp * 1e6 / sum("acquires"));
@@ -173,5 +183,58 @@ impl Sample {
         sample.set("capable_pct", 100.0 * sum("deferred_capable") / sum("deferred_takes"));
         sample.set("lql_mean", sum("lql_sum") / sum("takes"));
         Ok(sample)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::xen::cells::{ResultFile, number_names};
+
+    /// A run of two guests, in each of which the agent counted this.
+    fn of_guests(convoys: u64, dropped: u64) -> Sample {
+        let names = number_names();
+        let number = |name: &String| match name.as_str() {
+            "convoys" => convoys.to_string(),
+            "dropped" => dropped.to_string(),
+            _ => "1".into(),
+        };
+        let numbers = names.iter().map(number).collect::<Vec<_>>().join(",");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.csv");
+        let head = format!("lock,guest,unit,command,{}", names.join(","));
+        let text =
+            format!("{head}\nispin+,g1,accesses/s,again,{numbers}\nispin+,g2,accesses/s,again,{numbers}\n");
+        std::fs::write(&path, text).unwrap();
+        let varied = ["lock".to_owned()];
+        let file = ResultFile::open(&path, &varied).unwrap();
+        let guests: Vec<&Row> = file.rows().iter().collect();
+        Sample::of_guests(&[("lock".into(), "ispin+".into())], &guests).unwrap()
+    }
+
+    #[test]
+    fn convoys_that_were_recognised_count_although_incidents_were_dropped() {
+        assert_eq!(of_guests(0, 0).metrics["convoys"], 0.0);
+        assert_eq!(of_guests(3, 0).metrics["convoys"], 6.0);
+        assert_eq!(of_guests(3, 1).metrics["convoys"], 6.0, "at least so many");
+        assert!(!of_guests(0, 1).metrics.contains_key("convoys"), "nobody knows");
+    }
+
+    #[test]
+    fn a_run_that_was_not_done_has_no_times() {
+        let row = |operations_min| RunResult {
+            accesses: 100,
+            operations_min,
+            thread_time_mean: 2.0,
+            thread_time_sd: 0.1,
+            ..RunResult::default()
+        };
+        let done = Sample::of_threads(&row(100));
+        assert!(!done.unfinished && !done.lacks("time_spread"));
+        assert_eq!(done.metrics["time_spread"], 0.05);
+        let not = Sample::of_threads(&row(99));
+        assert!(not.lacks("time_spread") && !not.lacks("fairness"));
+        // Where the time ends a run it is done.
+        assert!(!Sample::of_threads(&RunResult::default()).unfinished);
     }
 }
