@@ -33,8 +33,8 @@ pub struct Claim {
     /// The cells of the experiment that it is about; all that have these values.
     #[serde(rename = "where", default)]
     pub cells: BTreeMap<String, String>,
-    /// What they are compared with: the same cell, but for these values, one of which can be [`BEST`].
-    /// Without, the figure itself counts.
+    /// What they are compared with: the same cell, but for these values, one of which can be [`BEST`]. A cell that would be
+    /// compared with itself is not one of the claim's. Without, the figure itself counts.
     pub against: Option<BTreeMap<String, String>>,
     /// The figure, or the ratio, is at least this.
     pub at_least: Option<f64>,
@@ -43,7 +43,7 @@ pub struct Claim {
     /// Less of the figure counts as this much, on both sides of a ratio.
     #[serde(default)]
     pub floor: f64,
-    /// Whether the figure is a count that every run gives again: [`EXACT_RUNS`] are enough then.
+    /// Whether the figure is a count that every run gives again: [`EXACT_RUNS`] are enough then, and decide nothing if they differ.
     #[serde(default)]
     pub exact: bool,
     /// Whether the worst run has to keep to the threshold, and not the median alone.
@@ -158,6 +158,26 @@ mod tests {
         assert_eq!(claim("at_least=0.5\nevery=true").counted(&values), [0.1]);
         assert_eq!(claim("at_least=0.5\nevery=true").threshold(), "in every run at least 0.5");
         assert!(claim("at_least=0.5\nevery=true").counted(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_failed_in_a_committed_report_tells_what_was_tried() {
+        let claims = read(TEXT, &super::super::experiments::names()).unwrap();
+        for report in ["docs/results/report.md", "docs/validation/quick/report.md"] {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(report);
+            let text = std::fs::read_to_string(path).expect(report);
+            let headings = text.lines().filter_map(|line| line.strip_prefix("### ")?.split_once(": "));
+            let failed = |verdict: &str| {
+                ["partly", "not reproduced", "undecided"].iter().any(|word| verdict.starts_with(word))
+            };
+            let mut seen = 0;
+            for (id, verdict) in headings {
+                let Some(claim) = claims.iter().find(|claim| claim.id == id) else { continue };
+                seen += 1;
+                assert!(!failed(verdict) || !claim.tried.is_empty(), "{report}: {id} is {verdict}, nothing was tried");
+            }
+            assert!(seen > 20, "{report}: {seen} claims");
+        }
     }
 
     #[test]
