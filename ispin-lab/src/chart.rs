@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::stats::median;
+use crate::stats::{LEAST_RUNS, median};
 
 const PANEL: (u32, u32) = (420, 320);
 const TITLE_HEIGHT: u32 = 40;
@@ -48,6 +48,8 @@ pub struct Spread {
     pub least: f64,
     /// The most.
     pub most: f64,
+    /// Of so many runs. Fewer than [`LEAST_RUNS`] are drawn hollow.
+    pub runs: usize,
 }
 
 impl Spread {
@@ -56,7 +58,7 @@ impl Spread {
         let values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
         let least = values.iter().copied().reduce(f64::min)?;
         let most = values.iter().copied().reduce(f64::max)?;
-        Some(Self { median: median(values.into_iter()), least, most })
+        Some(Self { runs: values.len(), median: median(values.into_iter()), least, most })
     }
 }
 
@@ -279,9 +281,13 @@ fn ranges(panel: &Panel, points: &[(f64, Spread)], color: RGBColor) -> Vec<PathE
     points.iter().map(bar).collect()
 }
 
-/// A dot at each median.
+/// A dot at each median, hollow where it is of too few runs.
 fn dots(panel: &Panel, points: &[(f64, Spread)], color: RGBColor) -> Vec<Circle<(f64, f64), i32>> {
-    medians(panel, points).into_iter().map(|place| Circle::new(place, 3, color.filled())).collect()
+    let dot = |(place, (_, spread)): ((f64, f64), &(f64, Spread))| {
+        let few = spread.runs < LEAST_RUNS;
+        Circle::new(place, if few { 4 } else { 3 }, if few { color.stroke_width(1) } else { color.filled() })
+    };
+    medians(panel, points).into_iter().zip(points).map(dot).collect()
 }
 
 #[cfg(test)]
@@ -307,7 +313,7 @@ mod tests {
         assert_eq!(Spread::of([f64::NAN]), None);
         assert_eq!(
             Spread::of([3.0, 1.0, f64::NAN, 2.0]),
-            Some(Spread { median: 2.0, least: 1.0, most: 3.0 })
+            Some(Spread { median: 2.0, least: 1.0, most: 3.0, runs: 3 })
         );
     }
 
@@ -330,7 +336,7 @@ mod tests {
 
     #[test]
     fn locks_at_one_place_stand_beside_each_other() {
-        let spread = Spread { median: 1.0, least: 1.0, most: 1.0 };
+        let spread = Spread { median: 1.0, least: 1.0, most: 1.0, runs: 5 };
         let mut one = panel(vec![(4.0, spread)], false);
         one.lines.push(Line { name: "pv".into(), points: vec![(4.0, spread)] });
         assert_eq!([one.drawn(0)[0].0, one.drawn(1)[0].0], [4.0 - ONE_PLACE / 2.0, 4.0 + ONE_PLACE / 2.0]);
@@ -347,8 +353,20 @@ mod tests {
     }
 
     #[test]
+    fn too_few_runs_are_drawn_hollow() {
+        let svg = |runs| {
+            let spread = Spread { median: 2.0, least: 1.0, most: 3.0, runs };
+            draw("t", &[vec![panel(vec![(4.0, spread)], false)]]).unwrap().unwrap()
+        };
+        let hollow =
+            |svg: &str| svg.lines().any(|line| line.contains("<circle") && line.contains("fill=\"none\""));
+        assert!(hollow(&svg(LEAST_RUNS - 1)), "{}", svg(LEAST_RUNS - 1));
+        assert!(!hollow(&svg(LEAST_RUNS)), "{}", svg(LEAST_RUNS));
+    }
+
+    #[test]
     fn zero_has_a_place_on_both_axes() {
-        let zero = Spread { median: 0.0, least: 0.0, most: 0.0 };
+        let zero = Spread { median: 0.0, least: 0.0, most: 0.0, runs: 5 };
         let columns = [vec![panel(vec![(4.0, zero)], true), panel(vec![(4.0, zero)], false)]];
         let svg = draw("a title", &columns).unwrap().unwrap();
         for words in ["<svg", "a title", "a panel", "hvm", "vCPUs", "PSP"] {

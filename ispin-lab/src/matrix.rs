@@ -168,7 +168,7 @@ fn undisturbed(
     loop {
         let row = run()?;
         if !row.is_disturbed() {
-            return Ok(RunResult { repeat: cell.repeat, discarded, ..row });
+            return Ok(RunResult { repeat: cell.repeat, discarded: Some(discarded), ..row });
         }
         eprintln!(
             "discarded: {} {} vCPUs repeat {}: the host took {} ms of the pCPUs' time ({:.1} PSP/s)",
@@ -225,7 +225,7 @@ mod tests {
         let (mut stolen, mut patience) = ([300, 20, 10].into_iter(), 3);
         let row = undisturbed(&cell, &mut patience, || Ok(run(stolen.next().expect("a run"))));
         let row = row.expect("the third");
-        assert_eq!((row.repeat, row.stolen_ms, row.discarded, patience), (3, 10, 2, 1));
+        assert_eq!((row.repeat, row.stolen_ms, row.discarded, patience), (3, 10, Some(2), 1));
         let error =
             format!("{:#}", undisturbed(&cell, &mut patience, || Ok(run(300))).expect_err("never quiet"));
         assert!(error.contains("the last 2 of hvm at 4 vCPUs"), "{error}");

@@ -6,6 +6,9 @@ use rand::{Rng, SeedableRng};
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2000;
 
+/// Fewer runs of a cell than that decide nothing, and are drawn as such.
+pub const LEAST_RUNS: usize = 5;
+
 /// The median; NaN of nothing.
 pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();

@@ -136,6 +136,21 @@ pub fn by_name(name: &str) -> Option<&'static Algorithm> {
     ALGORITHMS.iter().copied().find(|a| a.name == name)
 }
 
+/// Locks some of whose parameters are assumptions, because no figure of theirs is public.
+const ASSUMED: [&str; 1] = ["oticket"];
+
+/// What a lock is called in tables and pictures: its name, with a mark where its figures rest on an assumption. What follows a
+/// comma, such as who observed it, stays. CSV files have the bare name.
+pub fn label(name: &str) -> String {
+    let (lock, rest) = name.split_at(name.find(',').unwrap_or(name.len()));
+    if ASSUMED.contains(&lock) { format!("{lock} (assumed){rest}") } else { name.to_owned() }
+}
+
+/// A value of something that varies, as tables and pictures show it: locks by their [`label`].
+pub fn label_of(varied: &str, value: &str) -> String {
+    if varied == "lock" { label(value) } else { value.to_owned() }
+}
+
 /// The names, for help and errors.
 pub fn names() -> Vec<&'static str> {
     ALGORITHMS.iter().map(|a| a.name).collect()

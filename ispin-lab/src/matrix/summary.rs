@@ -4,11 +4,15 @@ use tabled::builder::Builder;
 use tabled::settings::Style;
 
 use super::Experiment;
+use crate::locks::label;
 use crate::stats::median;
 use crate::threads::result::RunResult;
 
-/// A repeat in a convoy: more than one quantum in ten ended in a problematic preemption.
-const CONVOY_PSP_PER_QUANTUM: f64 = 0.1;
+/// A repeat in a convoy: more than so many problematic preemptions on each pCPU in each round, in which every vCPU has one quantum.
+/// A convoy goes on because in every round somebody in the queue is preempted; how many of the others are in the queue with it depends on the
+/// lock. So the more vCPUs share a pCPU, the smaller is the share of the quanta that end in a PSP, while the PSP of a round stay. With
+/// twice as many vCPUs as pCPUs this is one quantum in ten.
+const CONVOY_PSP_PER_ROUND: f64 = 0.2;
 
 /// The runs of one number of vCPUs and one lock.
 struct Runs<'a>(Vec<&'a RunResult>);
@@ -26,10 +30,32 @@ impl Runs<'_> {
         self.0.iter().map(|run| of(run)).reduce(f64::max).unwrap_or(f64::NAN)
     }
 
+    /// Repeats in a convoy; `-` where there is a pCPU for each vCPU, so that nobody waits for one that is off for a quantum.
+    fn convoyed(&self) -> String {
+        let judged: Vec<bool> = self.0.iter().filter_map(|run| is_convoy(run)).collect();
+        if judged.is_empty() {
+            "-".into()
+        } else {
+            judged.iter().filter(|convoy| **convoy).count().to_string()
+        }
+    }
+
+    /// Repeats that were discarded before these; `-` if none of these recorded it.
+    fn discarded(&self) -> String {
+        let recorded = self.0.iter().filter_map(|run| run.discarded);
+        recorded.reduce(|a, b| a + b).map_or_else(|| "-".into(), |all| all.to_string())
+    }
+
     /// PSP per second, where none counts as one in the run: what a ratio can be made of.
     fn floor(&self) -> f64 {
         self.median(|run| run.psp.max(1) as f64 / run.seconds)
     }
+}
+
+/// Whether a run was in a convoy; `None` where no vCPU has to share its pCPU.
+fn is_convoy(run: &RunResult) -> Option<bool> {
+    let (vcpus, pcpus) = (f64::from(run.vms * run.vcpus), f64::from(run.pcpus));
+    (vcpus > pcpus).then(|| run.psp_per_quantum * vcpus / pcpus > CONVOY_PSP_PER_ROUND)
 }
 
 /// Medians and spread per number of vCPUs and lock, as a Markdown table. The last column compares the median PSP/s
@@ -67,7 +93,7 @@ pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
             let runs = of(lock);
             let spread = |r: &RunResult| 100.0 * r.thread_time_sd / r.thread_time_mean;
             let figures = [
-                runs.0.iter().map(|r| r.discarded).sum::<u32>().to_string(),
+                runs.discarded(),
                 number(runs.median(|r| r.psp_per_s), 1),
                 number(runs.least(|r| r.psp_per_s), 1),
                 number(runs.most(|r| r.psp_per_s), 1),
@@ -80,7 +106,7 @@ pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
                 number(runs.median(|r| r.lwp as f64), 0),
                 number(runs.median(|r| r.lwp_harmful as f64), 0),
                 number(runs.median(|r| r.deferrals as f64), 0),
-                runs.0.iter().filter(|r| r.psp_per_quantum > CONVOY_PSP_PER_QUANTUM).count().to_string(),
+                runs.convoyed(),
                 number(ticket / runs.floor(), 1),
             ];
             let of_work = [
@@ -90,7 +116,7 @@ pub fn summary(experiment: &Experiment, rows: &[RunResult]) -> String {
                 number(runs.most(spread), 1),
                 number(runs.median(|r| r.lql_mean), 2),
             ];
-            let cell = [vcpus.to_string(), lock.clone(), runs.0.len().to_string()];
+            let cell = [vcpus.to_string(), label(lock), runs.0.len().to_string()];
             builder.push_record(cell.into_iter().chain(figures).chain(of_work.into_iter().filter(|_| work)));
         }
     }
@@ -109,7 +135,9 @@ mod tests {
     fn row(lock: &str, psp: u64, time: f64) -> RunResult {
         RunResult {
             lock: lock.into(),
+            vms: 1,
             vcpus: 4,
+            pcpus: 2,
             psp,
             seconds: 2.0,
             psp_per_s: psp as f64 / 2.0,
@@ -123,10 +151,10 @@ mod tests {
 
     fn table(accesses: &str) -> String {
         let text = format!(
-            "title='t'\nlocks=['ticket','ispin+','hvm']\nvcpus=[4]\nrepeats=2\n[options]\nseconds=2.0\nhold='10us'\ncsd='20us'\n{accesses}"
+            "title='t'\nlocks=['ticket','ispin+','hvm','oticket']\nvcpus=[4]\nrepeats=2\n[options]\nseconds=2.0\nhold='10us'\ncsd='20us'\n{accesses}"
         );
         let experiment = Experiment::of(&text).expect("valid");
-        let after = |discarded, row| RunResult { discarded, ..row };
+        let after = |discarded, row| RunResult { discarded: Some(discarded), ..row };
         let rows =
             [after(2, row("ticket", 40, 4.0)), after(1, row("ticket", 60, 8.0)), row("ispin+", 0, 1.0)];
         summary(&experiment, &rows)
@@ -148,7 +176,21 @@ mod tests {
         ];
         assert_eq!(line(&table, "ticket"), ticket);
         assert_eq!(line(&table, "ispin+")[16..], ["0", "50.0"], "none counts as one in a run");
-        assert_eq!(line(&table, "hvm")[2..6], ["0", "0", "-", "-"], "a lock without runs has a line");
+        assert_eq!(line(&table, "ispin+")[3], "-", "not recorded");
+        assert_eq!(line(&table, "oticket (assumed)")[2], "0");
+        assert_eq!(line(&table, "hvm")[2..6], ["0", "-", "-", "-"], "a lock without runs has a line");
+    }
+
+    #[test]
+    fn what_a_convoy_is_does_not_depend_on_how_many_share_a_pcpu() {
+        let run = |vcpus, psp_per_quantum| RunResult { vcpus, psp_per_quantum, ..row("ticket", 1, 1.0) };
+        assert_eq!([is_convoy(&run(4, 0.09)), is_convoy(&run(4, 0.11))], [Some(false), Some(true)]);
+        // The ticket lock in its convoy, and ispin+ in its worst run of 30 s.
+        assert_eq!([is_convoy(&run(24, 0.069)), is_convoy(&run(24, 0.0002))], [Some(true), Some(false)]);
+        assert_eq!([is_convoy(&run(2, 0.5)), is_convoy(&run(1, 0.5))], [None, None]);
+        assert_eq!(is_convoy(&RunResult { vms: 2, ..run(2, 0.15) }), Some(true), "vCPUs of all VMs");
+        let alone = [run(2, 0.5)];
+        assert_eq!(Runs(alone.iter().collect()).convoyed(), "-");
     }
 
     #[test]

@@ -116,13 +116,13 @@ pub struct RunResult {
     /// Time that the host took from the pCPUs, milliseconds.
     #[serde(default)]
     pub stolen_ms: u64,
-    /// How often this repeat of an experiment was discarded before, because the host had taken too much.
+    /// How often this repeat of an experiment was discarded before, because the host had taken too much. `None` = not recorded.
     #[serde(default)]
-    pub discarded: u32,
+    pub discarded: Option<u32>,
 }
 
 /// Share of the pCPUs' time that the host may take from a repeat that counts.
-const MOST_STOLEN: f64 = 0.01;
+pub const MOST_STOLEN: f64 = 0.01;
 
 impl RunResult {
     /// Length of the run that was asked for, seconds.

@@ -135,7 +135,7 @@ impl Totals {
             untraced: options.untraced,
             parameters: options.parameters.flags(),
             stolen_ms: 0,
-            discarded: 0,
+            discarded: Some(0),
         }
     }
 }

@@ -174,7 +174,10 @@ mod tests {
             for (id, verdict) in headings {
                 let Some(claim) = claims.iter().find(|claim| claim.id == id) else { continue };
                 seen += 1;
-                assert!(!failed(verdict) || !claim.tried.is_empty(), "{report}: {id} is {verdict}, nothing was tried");
+                assert!(
+                    !failed(verdict) || !claim.tried.is_empty(),
+                    "{report}: {id} is {verdict}, nothing was tried"
+                );
             }
             assert!(seen > 20, "{report}: {seen} claims");
         }

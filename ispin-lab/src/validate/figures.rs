@@ -8,6 +8,8 @@ use super::experiments::Found;
 use super::holds;
 use super::sample::Sample;
 use crate::chart::{self, Line, Panel, Spread};
+use crate::locks::label;
+use crate::stats::{LEAST_RUNS, median};
 
 /// A picture with its file name.
 pub struct Figure {
@@ -58,14 +60,14 @@ pub const PLOTS: [Plot; 11] = [
     },
     Plot {
         name: "figure-7-speed",
-        caption: "Figure 7, the micro-benchmark under Xen without an observer: performance of TSL, HVM IS and PV IS",
+        caption: "Figure 7, the micro-benchmark under Xen without an observer: performance of TSL, HVM IS, PV IS, ispin+ and today's locks (queued, pvqueued)",
         experiment: "xen-speed",
         metrics: &[("performance", "performance, ticket = 1", true, Some("ticket"))],
-        locks: &["ticket", "hvm", "pv", "ispin+"],
+        locks: &["ticket", "hvm", "pv", "ispin+", "queued", "pvqueued"],
     },
     Plot {
         name: "figure-9-speed",
-        caption: "Figure 9, locks for hardware-assisted guests: HVM IS, PTS, TSL, and ispin+, the unfair and today's lock (the micro-benchmark here, kernbench in the paper)",
+        caption: "Figure 9, locks for hardware-assisted guests: HVM IS, PTS, TSL, and ispin+, the unfair and today's lock (the micro-benchmark here, kernbench in the paper); TS, which is ticket with slices of 1 ms, is in the figure of the guest beside (figure-9-neighbour)",
         experiment: "xen-speed",
         metrics: &[("performance", "accesses/s", true, None)],
         locks: &["ticket", "hvm", "pts", "ispin+", "unfair", "queued"],
@@ -90,10 +92,10 @@ pub const PLOTS: [Plot; 11] = [
     },
     Plot {
         name: "figure-10-speed",
-        caption: "Figure 10, locks for paravirtual guests: PV IS, PV TS, OT (with assumed parameters), and ispin+ and today's lock (the micro-benchmark here, kernbench in the paper)",
+        caption: "Figure 10, locks for paravirtual guests: PV IS, PV TS, OT (with assumed parameters), and ispin+ and today's locks (the micro-benchmark here, kernbench in the paper)",
         experiment: "xen-speed",
         metrics: &[("performance", "performance, pvticket = 1", false, Some("pvticket"))],
-        locks: &["pv", "pvticket", "oticket", "ispin+", "pvqueued"],
+        locks: &["pv", "pvticket", "oticket", "ispin+", "queued", "pvqueued"],
     },
     Plot {
         name: "figure-10-psp",
@@ -104,7 +106,7 @@ pub const PLOTS: [Plot; 11] = [
     },
     Plot {
         name: "threads-locks",
-        caption: "Real threads: throughput and PSP of every lock",
+        caption: "Real threads: throughput and PSP of every lock; OT with assumed parameters",
         experiment: "threads-locks",
         metrics: &[("performance", "acquisitions/s", true, None), ("psp_per_s", "PSP/s", true, None)],
         locks: &[],
@@ -182,7 +184,27 @@ impl Plot {
         };
         let columns: Vec<Vec<Panel>> = combinations.iter().map(column).collect();
         let svg = chart::draw(&found.title, &columns)?;
-        Ok(svg.map(|svg| Figure { name: self.name.into(), caption: self.caption.into(), svg }))
+        let caption = format!("{}{}", self.caption, self.reserves(samples, &columns));
+        Ok(svg.map(|svg| Figure { name: self.name.into(), caption, svg }))
+    }
+
+    /// What a reader has to know of single points: which are of few runs, and what is left out.
+    fn reserves(&self, samples: &[Sample], columns: &[Vec<Panel>]) -> String {
+        let mut points =
+            columns.iter().flatten().flat_map(|panel| &panel.lines).flat_map(|line| &line.points);
+        let mut told = String::new();
+        if points.any(|(_, spread)| spread.runs < LEAST_RUNS) {
+            told += &format!("; hollow: fewer than {LEAST_RUNS} runs so far");
+            if self.metrics.iter().any(|(.., base)| base.is_some()) {
+                told += ", of the lock or of the one that is 1";
+            }
+        }
+        let lacking = |sample: &&Sample| self.metrics.iter().any(|(metric, ..)| sample.lacks(metric));
+        let left_out = samples.iter().filter(lacking).count();
+        if left_out > 0 {
+            told += &format!("; left out of the times: runs that were not done within theirs, {left_out}");
+        }
+        told
     }
 }
 
@@ -204,24 +226,26 @@ fn line(samples: &[&Sample], lock: &str, metric: &str, base: Option<&str>) -> Li
     }
     places.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let point = |(x, vcpus): &(f64, String)| {
-        let divisor = match base {
-            Some(base) => crate::stats::median(of(base, vcpus).into_iter()),
-            None => 1.0,
-        };
-        Spread::of(of(lock, vcpus).into_iter().map(|value| value / divisor)).map(|spread| (*x, spread))
+        let base = base.map(|base| of(base, vcpus));
+        let divisor = base.as_ref().map_or(1.0, |base| median(base.iter().copied()));
+        let spread = Spread::of(of(lock, vcpus).into_iter().map(|value| value / divisor))?;
+        let runs = base.map_or(spread.runs, |base| spread.runs.min(base.len()));
+        Some((*x, Spread { runs, ..spread }))
     };
-    Line { name: lock.to_owned(), points: places.iter().filter_map(point).collect() }
+    Line { name: label(lock), points: places.iter().filter_map(point).collect() }
 }
 
 /// Figure 8 (a): what a lock costs, a bar for each and for each observer.
 pub fn instructions(found: &Found) -> Result<Option<Figure>> {
     let value =
-        |sample: &Sample| Some((sample.keys.get("lock")?.clone(), *sample.metrics.get("instructions")?));
+        |sample: &Sample| Some((label(sample.keys.get("lock")?), *sample.metrics.get("instructions")?));
     let mut values: Vec<(String, f64)> = found.samples.iter().filter_map(value).collect();
     // Repeats of a row stand beside each other; they are equal, or a claim says that they are not.
     values.dedup_by(|(a, _), (b, _)| a == b);
     let svg = chart::bars(&found.title, &values)?;
-    let caption = "Figure 8 (a): instructions of an uncontended lock and unlock, logarithmic".to_owned();
+    let caption =
+        "Figure 8 (a): instructions of an uncontended lock and unlock, logarithmic; pvqueued was not counted"
+            .to_owned();
     Ok(svg.map(|svg| Figure { name: "figure-8-instructions".into(), caption, svg }))
 }
 
@@ -274,7 +298,40 @@ mod tests {
         let all: Vec<&Sample> = samples.iter().collect();
         let line = line(&all, "hvm", "performance", Some("ticket"));
         // Nothing to compare with at 8.
-        assert_eq!(line.points, [(4.0, Spread { median: 30.0, least: 30.0, most: 30.0 })]);
+        assert_eq!(line.points, [(4.0, Spread { median: 30.0, least: 30.0, most: 30.0, runs: 1 })]);
+    }
+
+    #[test]
+    fn a_caption_tells_what_is_of_few_runs_or_left_out() {
+        let plot = Plot {
+            name: "p",
+            caption: "c",
+            experiment: "threads-work",
+            metrics: &[("time_spread", "y", false, None)],
+            locks: &[],
+        };
+        let sample = |repeat| {
+            let keys = [("lock", "oticket"), ("vcpus", "4")];
+            Sample::plain(&keys, repeat, "time_spread", 0.1, String::new())
+        };
+        let mut found = Found {
+            samples: (1..=5).map(sample).collect(),
+            title: "t".into(),
+            planned: 5,
+            missing: None,
+            holds: vec![],
+            command: String::new(),
+        };
+        let figure = plot.draw(&found).unwrap().unwrap();
+        assert_eq!(figure.caption, "c");
+        assert!(figure.svg.contains("oticket (assumed)"), "{}", figure.svg);
+        found.samples[4].metrics.clear();
+        found.samples[4].unfinished = true;
+        let caption = plot.draw(&found).unwrap().unwrap().caption;
+        assert!(
+            caption.contains("hollow: fewer than 5 runs") && caption.ends_with("not done within theirs, 1"),
+            "{caption}"
+        );
     }
 
     #[test]

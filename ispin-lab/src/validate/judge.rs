@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::claims::{BEST, Claim, EXACT_RUNS};
-use super::sample::Sample;
-use crate::stats::{Interval, compare, median};
-
-/// Fewer runs of a cell than that decide nothing.
-pub const LEAST_RUNS: usize = 5;
+use super::sample::{Sample, again};
+use crate::locks;
+use crate::stats::{Interval, LEAST_RUNS, compare, median};
 
 /// Whether a figure is as claimed, with all its interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +29,13 @@ pub struct Judged {
     pub unfinished: usize,
     /// Whether runs differ of which each has to give the same ([`Claim::exact`]).
     pub differing: bool,
+    /// Runs of the side that has fewer, if those are too few to decide anything.
+    pub few: Option<usize>,
     /// The figure or ratio, if there is one.
     pub figure: Option<Interval>,
     /// `None`: too few runs, or no figure.
     pub holds: Option<Holds>,
-    /// How to do one of its runs again.
+    /// How to do its runs again.
     pub command: String,
     /// The same of what it is compared with.
     pub against: Option<String>,
@@ -76,8 +76,7 @@ pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdi
     }
     let mut cells: Vec<&BTreeMap<String, String>> = vec![];
     // A cell says nothing about a claim that would compare it with itself.
-    let with_itself =
-        |sample: &Sample| claim.against.as_ref().is_some_and(|against| sample.is(against));
+    let with_itself = |sample: &Sample| claim.against.as_ref().is_some_and(|against| sample.is(against));
     for sample in samples.iter().filter(|sample| sample.is(&claim.cells) && !with_itself(sample)) {
         if !cells.contains(&&sample.keys) {
             cells.push(&sample.keys);
@@ -122,7 +121,8 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
     let differ = |values: &[f64]| values.iter().any(|value| *value != values[0]);
     let differing = claim.exact && (differ(&this) || base.as_deref().is_some_and(differ));
     let least = if claim.exact { EXACT_RUNS } else { LEAST_RUNS };
-    let enough = this.len() + unfinished >= least && base.as_ref().is_none_or(|base| base.len() >= least);
+    let fewer = base.as_ref().map_or(usize::MAX, Vec::len).min(this.len() + unfinished);
+    let few = (fewer < least).then_some(fewer);
     let of = |figure: Interval| match (claim.holds(figure.low), claim.holds(figure.high)) {
         _ if differing => Holds::Unclear,
         (true, true) => Holds::Yes,
@@ -130,11 +130,12 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
         _ => Holds::Unclear,
     };
     // A run that was not done has no figure that could keep to a threshold.
-    let holds = if unfinished > 0 { Some(Holds::No) } else { figure.map(of) }.filter(|_| enough);
+    let holds = if unfinished > 0 { Some(Holds::No) } else { figure.map(of) }.filter(|_| few.is_none());
     let named = keys.iter().filter(|(name, _)| !claim.cells.contains_key(*name));
-    let mut name: Vec<String> = named.map(|(name, value)| format!("{name} {value}")).collect();
+    let mut name: Vec<String> =
+        named.map(|(name, value)| format!("{name} {}", locks::label_of(name, value))).collect();
     let again = |keys: &BTreeMap<String, String>| {
-        samples.iter().find(|sample| sample.keys == *keys).map(|sample| sample.command.clone())
+        again(&samples.iter().filter(|sample| sample.keys == *keys).collect::<Vec<_>>())
     };
     let against = rival.as_ref().and_then(|(keys, _)| again(keys));
     name.extend(rival.and_then(|(_, told)| told));
@@ -143,6 +144,7 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
         runs: (this.len(), base.map(|base| base.len())),
         unfinished,
         differing,
+        few,
         figure,
         holds,
         command: again(keys).unwrap_or_default(),
@@ -181,7 +183,7 @@ fn rival(
         .max_by(|(a, _), (b, _)| if claim.at_least.is_some() { a.total_cmp(b) } else { b.total_cmp(a) });
     match best {
         Some((_, value)) => {
-            let told = format!("best other: {value}");
+            let told = format!("best other: {}", locks::label_of(name, &value));
             other.insert(name.clone(), value);
             (other, Some(told))
         }
@@ -215,7 +217,7 @@ mod tests {
         assert_eq!(verdict, Verdict::Reproduced);
         assert_eq!(
             (cells[0].name.as_str(), cells[0].runs, cells[0].command.as_str()),
-            ("vcpus 4", (5, Some(5)), "again")
+            ("vcpus 4", (5, Some(5)), "again --repeats 5")
         );
         assert_eq!(cells[0].figure.unwrap().point, 0.01);
     }
@@ -313,6 +315,8 @@ mod tests {
         assert_eq!(cells[0].figure.unwrap().point, 0.25);
         (claim.at_most, claim.at_least) = (None, Some(0.5));
         assert_eq!(judge(&claim, &samples.concat(), None).1[0].name, "vcpus 4, best other: ticket");
+        let assumed = [samples[1].clone(), runs("oticket", "4", &[200.0; 5])].concat();
+        assert_eq!(judge(&claim, &assumed, None).1[0].name, "vcpus 4, best other: oticket (assumed)");
         // Nobody else is there.
         assert!(matches!(judge(&claim, &samples[1], None).0, Verdict::NotMeasurable(_)));
     }
@@ -340,8 +344,9 @@ mod tests {
     #[test]
     fn few_runs_decide_nothing() {
         let samples = [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0; 4])].concat();
-        let (verdict, _) = judge(&claim(), &samples, None);
+        let (verdict, cells) = judge(&claim(), &samples, None);
         assert!(matches!(verdict, Verdict::NotMeasurable(why) if why.contains("4 runs so far")));
+        assert_eq!((cells[0].few, cells[0].holds), (Some(4), None));
         let (verdict, _) = judge(&claim(), &[], Some("no Xen here"));
         assert_eq!(verdict, Verdict::NotMeasurable("no Xen here".into()));
     }

@@ -7,9 +7,10 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 use super::claims::{Claim, EXACT_RUNS};
 use super::experiments::{Extent, Found};
 use super::figures::Figure;
-use super::judge::{Holds, Judged, LEAST_RUNS, Verdict};
+use super::judge::{Holds, Judged, Verdict};
 use super::tables::{self, shown};
-use crate::stats::Interval;
+use crate::locks;
+use crate::stats::{Interval, LEAST_RUNS};
 
 /// A claim and what came of it.
 pub struct Outcome {
@@ -75,9 +76,9 @@ pub fn markdown(material: &Material) -> String {
          cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side ({EXACT_RUNS} of counts that \
          every run gives again). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. *Undecided*: of no \
          cell it can be told, as the interval of each lies on both sides; of a claim of what *can* be: of one cell it cannot be told, and it \
-         holds in none. A run that was to end with its work and was not done within its time fails its cell. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. *So far*: not all runs have been done. Under each claim, further below, \
-         and in the tables is the command that does a run of each cell again. `oticket` has no public figures: how many waiters \
-         are near, and how long the others spin, are assumptions.\n\n"
+         holds in none. A run that was to end with its work and was not done within its time fails its cell. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. Where an agent dropped incidents there were at least as many convoys as are shown. *So far*: not all runs have been done. The first table links \
+         each claim to its section, where, as in the tables, is the command that does all runs of a cell again. `oticket` has no public figures: how many waiters \
+         are near, and how long the others spin, are assumptions, so it is marked *assumed*.\n\n"
     );
     verdicts(&mut out, material);
     out += "\n## What was run\n\n| experiment | runs | of | made by | missing because |\n|---|---|---|---|---|\n";
@@ -114,20 +115,25 @@ fn verdicts(out: &mut String, material: &Material) {
         let Outcome { claim, verdict, cells, .. } = outcome;
         let measured: Vec<String> = cells
             .iter()
-            .filter_map(|cell| Some((cell, cell.figure.as_ref()?)))
-            .map(|(cell, figure)| {
+            .map(|cell| {
                 let name = if cell.name.is_empty() { String::new() } else { format!("{}: ", cell.name) };
+                // So few runs say nothing, not even about.
+                if let Some(few) = cell.few {
+                    return format!("{name}{} so far", runs_told(few));
+                }
+                let figure = cell.figure.as_ref().map_or_else(|| "-".into(), |figure| shown(figure.point));
                 let not_done = match cell.unfinished {
                     0 => String::new(),
                     some => format!(" of {}, {some} not done", runs_told(cell.runs.0)),
                 };
-                format!("{name}{}{not_done}", shown(figure.point))
+                format!("{name}{figure}{not_done}")
             })
             .collect();
         let _ = writeln!(
             out,
-            "| {} | {} | {} {}{} | {} | **{}**{} |",
+            "| [{}](#{}) | {} | {} {}{} | {} | **{}**{} |",
             cell(&claim.claim),
+            anchor(claim),
             cell(&claim.section),
             claim.metric,
             claim.threshold(),
@@ -139,6 +145,11 @@ fn verdicts(out: &mut String, material: &Material) {
     }
 }
 
+/// What the section of a claim is called in links.
+fn anchor(claim: &Claim) -> String {
+    format!("claim-{}", claim.id)
+}
+
 /// A number of runs in words.
 fn runs_told(runs: usize) -> String {
     if runs == 1 { "1 run".into() } else { format!("{runs} runs") }
@@ -147,10 +158,20 @@ fn runs_told(runs: usize) -> String {
 fn details(out: &mut String, outcome: &Outcome) {
     let Outcome { claim, verdict, cells, .. } = outcome;
     let said = format!("{}{}", verdict.word(), outcome.so_far());
-    let _ = write!(out, "\n### {}: {said}\n\n{} ({}). ", claim.id, claim.claim, claim.section);
+    let _ = write!(
+        out,
+        "\n<a id=\"{}\"></a>\n\n### {}: {said}\n\n{} ({}). ",
+        anchor(claim),
+        claim.id,
+        claim.claim,
+        claim.section
+    );
     let compared = match &claim.against {
         Some(against) => {
-            let values: Vec<String> = against.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            let values: Vec<String> = against
+                .iter()
+                .map(|(name, value)| format!("{name} {}", locks::label_of(name, value)))
+                .collect();
             format!(", against {}", values.join(", "))
         }
         None => String::new(),
@@ -173,7 +194,7 @@ fn details(out: &mut String, outcome: &Outcome) {
     if cells.is_empty() {
         return;
     }
-    *out += "\n| cell | runs | measured | | one run again |\n|---|---|---|---|---|\n";
+    *out += "\n| cell | runs | measured | | the cell again |\n|---|---|---|---|---|\n";
     for judged in cells {
         let mut runs = judged.runs.0.to_string();
         if judged.unfinished > 0 {
@@ -251,6 +272,7 @@ mod tests {
             runs: (5, Some(6)),
             unfinished: 0,
             differing: false,
+            few: None,
             figure: Some(Interval { point: 0.012, low: 0.01, high: 0.02 }),
             holds: Some(Holds::Yes),
             command: "ispin-lab vm --seed 1".into(),
@@ -287,10 +309,11 @@ mod tests {
         let mut material = material(&found);
         let text = markdown(&material);
         for words in [
-            "| far fewer \\| PSP | 5.3 | psp at most 0.5 times; less than 1 counts as that | vcpus 4: 0.0120 | **reproduced** so far |",
+            "| [far fewer \\| PSP](#claim-few) | 5.3 | psp at most 0.5 times; less than 1 counts as that | vcpus 4: 0.0120 | **reproduced** so far |",
             "| vcpus 4 | 5, 6 | 0.0120 [0.0100, 0.0200] | holds | `ispin-lab vm --seed 1`; against: `ispin-lab vm --seed 2` |",
             "| e: t | 0 | 10 | `ispin-lab matrix` | no root |",
             "![a picture](f.svg)",
+            "\n<a id=\"claim-few\"></a>\n\n### few: reproduced so far\n",
             "`psp`, against lock ticket: at most 0.5 times; less than 1 counts as that.",
         ] {
             assert!(text.contains(words), "no {words} in {text}");
@@ -308,6 +331,9 @@ mod tests {
             failed.contains("| vcpus 4 | 5 and 2 not done, 6 | 0.0120 [0.0100, 0.0200] | fails: not all"),
             "{failed}"
         );
+        material.outcomes[0].cells[0].few = Some(1);
+        let few = markdown(&material);
+        assert!(few.contains("| vcpus 4: 1 run so far |") && !few.contains("| vcpus 4: 0.0120"), "{few}");
         material.outcomes[0].cells[0].differing = true;
         assert!(markdown(&material).contains("| unclear: runs differ that have to be alike |"));
         let page = page(&text, &material.figures);

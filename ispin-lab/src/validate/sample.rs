@@ -15,7 +15,10 @@ pub const METRICS: [(&str, &str); 21] = [
     ("psp_per_s", "the same per second"),
     ("psp_per_quantum", "the same per quantum granted"),
     ("psp_per_million", "the same per million locks acquired"),
-    ("convoys", "convoys that the agents recognised in a run; where they dropped incidents there were at least as many"),
+    (
+        "convoys",
+        "convoys that the agents recognised in a run; where they dropped incidents there were at least as many",
+    ),
     ("acquires_per_s", "locks acquired per second"),
     (
         "performance",
@@ -37,6 +40,38 @@ pub const METRICS: [(&str, &str); 21] = [
     ("within_csd_pct", "holds that the paper's csd of 2^14 cycles covers, percent"),
 ];
 
+/// How often a repeat was discarded before it counted, because the host took too much of the pCPUs' time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Discarded {
+    /// In this world the host's other work does not disturb a run, and none is discarded.
+    #[default]
+    Never,
+    /// It was not counted yet.
+    Unknown,
+    /// So often.
+    Times(u32),
+}
+
+/// What does all runs of a cell again, given its runs; `None` of none.
+pub fn again(runs: &[&Sample]) -> Option<String> {
+    let first = runs.iter().min_by_key(|run| run.repeat)?;
+    let last = runs.iter().map(|run| run.repeat).max()?;
+    let repeats = last - first.repeat + 1;
+    let command = &first.command;
+    let seed = format!("--seed {}", first.repeat);
+    let words: Vec<&str> = command.split(' ').collect();
+    let seeded = words.windows(2).any(|pair| pair.join(" ") == seed);
+    Some(if repeats == 1 {
+        command.clone()
+    } else if command.contains("--hypervisor xen") || !seeded {
+        // Seeds count up from the given one; where there is none, every run is like the others.
+        format!("{command} --repeats {repeats}")
+    } else {
+        let with_seed = format!("{command} ").replacen(&format!("{seed} "), "--seed $seed ", 1);
+        format!("for seed in $(seq {} {last}); do {}; done", first.repeat, with_seed.trim_end())
+    })
+}
+
 /// One run, all its guests together.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
@@ -48,6 +83,8 @@ pub struct Sample {
     pub metrics: BTreeMap<&'static str, f64>,
     /// Whether it was to end with its work, and its time was over before: figures that need the work are not there.
     pub unfinished: bool,
+    /// How often it was discarded before.
+    pub discarded: Discarded,
     /// What does this run again.
     pub command: String,
 }
@@ -118,6 +155,7 @@ impl Sample {
         let mut sample = Self {
             keys: keys.map(|(name, value)| (name.to_owned(), value)).into(),
             repeat: u64::from(row.repeat),
+            discarded: row.discarded.map_or(Discarded::Unknown, Discarded::Times),
             command,
             ..Self::default()
         };
@@ -218,6 +256,36 @@ mod tests {
         assert_eq!(of_guests(3, 0).metrics["convoys"], 6.0);
         assert_eq!(of_guests(3, 1).metrics["convoys"], 6.0, "at least so many");
         assert!(!of_guests(0, 1).metrics.contains_key("convoys"), "nobody knows");
+    }
+
+    #[test]
+    fn a_command_repeats_the_whole_cell() {
+        let run = |command: &str, repeat| {
+            let command = command.replace("SEED", &u64::to_string(&repeat));
+            Sample::plain(&[], repeat, "psp", 0.0, command)
+        };
+        let cell = |command: &str| {
+            let runs = [run(command, 2), run(command, 1), run(command, 5)];
+            again(&runs.iter().collect::<Vec<_>>()).unwrap()
+        };
+        assert_eq!(again(&[]), None);
+        assert_eq!(again(&[&run("ispin-lab vm --seed SEED", 1)]).unwrap(), "ispin-lab vm --seed 1");
+        assert_eq!(
+            cell("ispin-lab vm --hypervisor xen --seed SEED"),
+            "ispin-lab vm --hypervisor xen --seed 1 --repeats 5"
+        );
+        assert_eq!(
+            cell("ispin-lab threads --seed SEED --accesses 15"),
+            "for seed in $(seq 1 5); do ispin-lab threads --seed $seed --accesses 15; done"
+        );
+        assert_eq!(
+            cell("ispin-lab vm --vcpus 4 --seed SEED"),
+            "for seed in $(seq 1 5); do ispin-lab vm --vcpus 4 --seed $seed; done"
+        );
+        assert_eq!(
+            cell("ispin-lab instructions --only 'hvm'"),
+            "ispin-lab instructions --only 'hvm' --repeats 5"
+        );
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::experiments::Found;
-use super::sample::Sample;
+use super::sample::{Discarded, Sample, again};
 use crate::chart::Spread;
 use crate::locks;
+use crate::threads::result::MOST_STOLEN;
 
 /// What a table of an experiment shows, and what its columns are called.
 const COLUMNS: [(&str, &str); 19] = [
@@ -31,22 +32,44 @@ const COLUMNS: [(&str, &str); 19] = [
     ("within_csd_pct", "holds < 2^14, %"),
 ];
 
+/// Experiments whose table is one of the paper's.
+const OF_THE_PAPER: [(&str, &str); 1] = [("xen-loads", "the paper's Table 1")];
+
 /// The table of an experiment; nothing if it has no runs.
 pub fn of(name: &str, found: &Found) -> String {
     let Some(first) = found.samples.first() else { return String::new() };
     let keys: Vec<&String> = first.keys.keys().collect();
     let has = |metric: &str| found.samples.iter().any(|sample| sample.metrics.contains_key(metric));
     let columns: Vec<(&str, &str)> = COLUMNS.into_iter().filter(|(metric, _)| has(metric)).collect();
-    let mut out = format!("\n### {name}: {}\n\n|", found.title);
+    let paper = OF_THE_PAPER.iter().find(|(experiment, _)| *experiment == name);
+    let paper = paper.map(|(_, table)| format!(", {table}")).unwrap_or_default();
+    let mut out = format!("\n### {name}{paper}: {}\n\n", found.title);
+    let discards = found.samples.iter().any(|sample| sample.discarded != Discarded::Never);
+    if discards {
+        let percent = 100.0 * MOST_STOLEN;
+        let _ = write!(
+            out,
+            "*Discarded*: repeats from which the host took more than {percent} % of the pCPUs' time, whatever the lock did in them; each \
+             was done again. `-`: from before that was counted.\n\n"
+        );
+    }
+    let undone = found.samples.iter().any(|sample| sample.unfinished);
+    out.push('|');
     for key in &keys {
         let _ = write!(out, " {key} |");
     }
     out += " runs |";
+    if discards {
+        out += " discarded |";
+    }
+    if undone {
+        out += " not done in time |";
+    }
     for (_, title) in &columns {
         let _ = write!(out, " {title} |");
     }
-    out += " one run again |\n|";
-    out += &"---|".repeat(keys.len() + 2 + columns.len());
+    out += " the cell again |\n|";
+    out += &"---|".repeat(keys.len() + 2 + usize::from(discards) + usize::from(undone) + columns.len());
     out.push('\n');
     let mut cells: Vec<&BTreeMap<String, String>> = vec![];
     for sample in &found.samples {
@@ -67,16 +90,33 @@ pub fn of(name: &str, found: &Found) -> String {
         let runs: Vec<&Sample> = found.samples.iter().filter(|sample| sample.keys == *cell).collect();
         out.push('|');
         for key in &keys {
-            let _ = write!(out, " {} |", cell.get(*key).map(String::as_str).unwrap_or_default());
+            let value = cell.get(*key).map(|value| locks::label_of(key, value));
+            let _ = write!(out, " {} |", value.unwrap_or_default());
         }
         let _ = write!(out, " {} |", runs.len());
+        if discards {
+            let _ = write!(out, " {} |", discarded(&runs));
+        }
+        if undone {
+            let _ = write!(out, " {} |", runs.iter().filter(|run| run.unfinished).count());
+        }
         for (metric, _) in &columns {
             let spread = Spread::of(runs.iter().filter_map(|sample| sample.metrics.get(metric).copied()));
             let _ = write!(out, " {} |", spread.map(|spread| told(&spread)).unwrap_or_else(|| "-".into()));
         }
-        let _ = writeln!(out, " `{}` |", runs[0].command);
+        let _ = writeln!(out, " `{}` |", again(&runs).unwrap_or_default());
     }
     out
+}
+
+/// How many repeats were discarded before these runs.
+fn discarded(runs: &[&Sample]) -> String {
+    let times = |run: &&Sample| match run.discarded {
+        Discarded::Times(times) => Some(times),
+        Discarded::Never | Discarded::Unknown => None,
+    };
+    let all = runs.iter().filter_map(times).reduce(|a, b| a + b);
+    all.map_or_else(|| "-".into(), |all| all.to_string())
 }
 
 fn told(spread: &Spread) -> String {
@@ -120,9 +160,41 @@ mod tests {
         let table = of("e", &found);
         assert!(
             table.contains(
-                "| lock | runs | PSP | one run again |\n|---|---|---|---|\n| hvm | 3 | 2.00 (0 to 4.00) | `run 1` |\n| pv | 1 | 0 | `run 1` |\n"
+                "| lock | runs | PSP | the cell again |\n|---|---|---|---|\n| hvm | 3 | 2.00 (0 to 4.00) | `run 1 --repeats 3` |\n| pv | 1 | 0 | `run 1` |\n"
             ),
             "{table}"
         );
+        assert!(of("xen-loads", &found).contains("### xen-loads, the paper's Table 1: t\n"));
+    }
+
+    #[test]
+    fn what_was_discarded_or_not_done_is_counted() {
+        let sample = |lock: &str, repeat, discarded| Sample {
+            discarded,
+            ..Sample::plain(&[("lock", lock)], repeat, "psp", 0.0, "again".into())
+        };
+        let mut samples = vec![
+            sample("oticket", 1, Discarded::Times(2)),
+            sample("oticket", 2, Discarded::Times(1)),
+            sample("hvm", 1, Discarded::Unknown),
+        ];
+        samples[2].unfinished = true;
+        let found = Found {
+            samples,
+            title: "t".into(),
+            planned: 3,
+            missing: None,
+            holds: vec![],
+            command: String::new(),
+        };
+        let table = of("e", &found);
+        for words in [
+            "*Discarded*: repeats from which the host took more than 1 % of",
+            "| lock | runs | discarded | not done in time | PSP | the cell again |\n|---|---|---|---|---|---|\n",
+            "| hvm | 1 | - | 1 | 0 | `again` |",
+            "| oticket (assumed) | 2 | 3 | 0 | 0 | `again --repeats 2` |",
+        ] {
+            assert!(table.contains(words), "no {words} in {table}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use tabled::settings::Style;
 use super::cells::{ResultFile, Row, rows};
 use super::experiment::{Cell, Experiment, parse};
 use super::run;
+use crate::locks::label_of;
 use crate::stats::median;
 
 /// A share of the runs: number `part` of `parts`, so that several processes can work on one experiment.
@@ -192,7 +193,8 @@ pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
             beside.as_ref().map_or_else(|| "-".into(), |beside| number(beside.psp_pct, 2) + " %"),
             beside.as_ref().map_or_else(|| "-".into(), |beside| number(beside.throughput, 1)),
         ];
-        builder.push_record(combination.varied.iter().map(|(_, value)| value.clone()).chain(figures));
+        let shown = combination.varied.iter().map(|(name, value)| label_of(name, value));
+        builder.push_record(shown.chain(figures));
     }
     Ok(builder.build().with(Style::markdown()).to_string())
 }
@@ -225,6 +227,14 @@ mod tests {
         let run = Run::of(&rows.iter().collect::<Vec<_>>());
         assert_eq!((run.lwp, run.per_million, run.psp_per_s), (6.0, 3000.0, 3.0));
         assert_eq!((run.value, run.acquires_per_s, run.convoyed), (500.0, 1000.0, false));
+    }
+
+    #[test]
+    fn a_lock_with_assumed_parameters_is_marked() {
+        let text = "world='xen'\ntitle='t'\nrepeats=1\n[vary]\nlock=['hvm','oticket']\n[options]\nworkload='micro'\n";
+        let experiment = Experiment::of(text).unwrap();
+        let table = summary(&experiment, &[]).unwrap();
+        assert!(table.contains("| oticket (assumed) |") && table.contains("| hvm "), "{table}");
     }
 
     #[test]

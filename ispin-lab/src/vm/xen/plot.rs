@@ -9,6 +9,7 @@ use super::cells::Row;
 use super::experiment::{Cell, Experiment};
 use super::matrix::Run;
 use crate::chart::{self, Line, Panel, Spread};
+use crate::locks::label;
 use crate::stats::median;
 
 /// Draws what there is of an experiment that varies `lock` and `vcpus`.
@@ -63,8 +64,8 @@ fn columns(experiment: &Experiment, rows: &[Row]) -> Result<Vec<Vec<Panel>>> {
                 let better = |run: &Run| if run.less_is_better { base / run.value } else { run.value / base };
                 of_performance.extend(Spread::of(ours.iter().map(better)).map(|spread| (x, spread)));
             }
-            performance.push(Line { name: lock.clone(), points: of_performance });
-            psp.push(Line { name: lock.clone(), points: of_psp });
+            performance.push(Line { name: label(lock), points: of_performance });
+            psp.push(Line { name: label(lock), points: of_psp });
         }
         let title: Vec<String> = combination.iter().map(|(name, value)| format!("{name} {value}")).collect();
         Ok(vec![
@@ -115,7 +116,7 @@ mod tests {
         let drawn = columns(&experiment, &all).unwrap();
         let above = &drawn[0][0];
         assert_eq!((drawn.len(), above.title.as_str(), above.lines.len()), (2, "policy firm", 2));
-        let spread = |value| Spread { median: value, least: value, most: value };
+        let spread = |value| Spread { median: value, least: value, most: value, runs: 2 };
         assert_eq!(above.lines[1].points, [(2.0, spread(50.0)), (4.0, spread(50.0))]);
         assert_eq!(drawn[1][1].lines[0].points[1], (4.0, spread(40_000.0)));
         draw(&experiment, &all, &path).unwrap();
