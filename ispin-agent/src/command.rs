@@ -38,6 +38,8 @@ pub enum Output {
     ToStderr,
     /// Nowhere.
     Discard,
+    /// Nowhere, but its standard error goes where the observer's does.
+    OnlyErrors,
     /// With its standard error into memory, because a full-screen program owns the terminal: [`Child::listen`]
     /// must be called now and then, [`Child::said`] gives the last of it.
     Keep,
@@ -128,6 +130,9 @@ impl Child {
             }
             Output::Discard => {
                 command.stdout(Stdio::null()).stderr(Stdio::null());
+            }
+            Output::OnlyErrors => {
+                command.stdout(Stdio::null());
             }
             Output::Keep => {
                 let (reader, writer) = io::pipe().map_err(failed)?;

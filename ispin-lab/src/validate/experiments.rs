@@ -1,16 +1,16 @@
 //! The experiments that claims rest on: what they are, running what is missing of them, reading what is there.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::claims::EXACT_RUNS;
-use super::holds;
 use super::sample::Sample;
+use super::{holds, shares};
 use crate::instructions;
 use crate::matrix::{self, ResultFile};
 use crate::threads::hypervisor::Hypervisor;
@@ -232,26 +232,20 @@ impl Experiment {
         let file = folder.path().join(self.name).with_extension("toml");
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
         let program = std::env::current_exe().context("the path of this program")?;
-        let mut children = vec![];
-        for part in 1..=run.jobs {
-            let child = Command::new(&program)
-                .arg("matrix")
-                .arg(&file)
-                .arg("--out")
-                .arg(csv)
-                .args(["--part", &format!("{part}/{}", run.jobs)])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .spawn()
-                .with_context(|| format!("starting {}", program.display()))?;
-            children.push(child);
-        }
-        let mut failed = 0;
-        for mut child in children {
-            failed += usize::from(!child.wait().context("waiting for runs under Xen")?.success());
-        }
-        ensure!(failed == 0, "runs under Xen failed; what they said stands above");
-        Ok(())
+        let share = |part: usize| {
+            let part = format!("{part}/{}", run.jobs);
+            let words: [&OsStr; 6] = [
+                "matrix".as_ref(),
+                file.as_ref(),
+                "--out".as_ref(),
+                csv.as_ref(),
+                "--part".as_ref(),
+                part.as_ref(),
+            ];
+            words.map(OsStr::to_owned).to_vec()
+        };
+        let all: Vec<_> = (1..=run.jobs).map(share).collect();
+        shares::run(program.as_ref(), &all, run.interrupted).context("runs under Xen")
     }
 
     fn instructions(&self, csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
@@ -281,16 +275,24 @@ impl Experiment {
     }
 }
 
-/// Why an experiment was not run to its end. An interrupted one ends everything.
+/// Why an experiment was not run to its end. An interrupted one ends everything, even if it was done just then.
 pub fn told(done: Result<()>, run: &Run) -> Result<Option<String>> {
     match done {
-        Ok(()) => Ok(None),
-        Err(error) if run.interrupted.load(std::sync::atomic::Ordering::SeqCst) => Err(error),
+        Err(error) if run.interrupted.load(Ordering::SeqCst) => Err(error),
         Err(error) => {
             eprintln!("ispin-lab: {error:#}");
             Ok(Some(format!("{error:#}")))
         }
+        Ok(()) => going_on(run.interrupted).map(|()| None),
     }
+}
+
+/// Fails if a signal has come.
+pub fn going_on(interrupted: &AtomicBool) -> Result<()> {
+    if interrupted.load(Ordering::SeqCst) {
+        bail!("interrupted; what is done is kept, and the same command goes on");
+    }
+    Ok(())
 }
 
 /// The folder for results, made if it is not there.
@@ -322,6 +324,25 @@ mod tests {
         assert_eq!(groups.concat(), names());
         let shared: Vec<_> = groups.into_iter().filter(|group| group.len() > 1).collect();
         assert_eq!(shared, [["instructions", "holds"]]);
+    }
+
+    #[test]
+    fn an_interruption_ends_everything_whatever_came_of_the_experiment() {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        let run = Run {
+            extent: Extent::Quick,
+            folder: Path::new("/nowhere"),
+            btf: Path::new("/nowhere"),
+            interrupted: &interrupted,
+            report_only: false,
+            jobs: 1,
+        };
+        assert_eq!(told(Ok(()), &run).unwrap(), None);
+        assert_eq!(told(Err(anyhow::anyhow!("no Xen")), &run).unwrap().as_deref(), Some("no Xen"));
+        interrupted.store(true, Ordering::SeqCst);
+        assert!(told(Err(anyhow::anyhow!("ended")), &run).is_err());
+        let error = told(Ok(()), &run).unwrap_err().to_string();
+        assert!(error.contains("goes on"), "{error}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! | [`claims`] | what is claimed, as data |
 //! | [`experiments`] | what is run, and what there is of it |
 //! | [`holds`] | the experiment about how long locks are held |
+//! | [`shares`] | processes that share an experiment |
 //! | [`sample`] | runs of all worlds in one form |
 //! | [`judge`] | verdicts |
 //! | [`figures`], [`tables`] | what was measured, to look at |
@@ -17,6 +18,7 @@ pub mod holds;
 pub mod judge;
 pub mod report;
 pub mod sample;
+pub mod shares;
 pub mod tables;
 
 use std::fs;
@@ -64,6 +66,7 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
     let jobs = options.jobs.map_or(cores, usize::from);
     let mut all: Vec<(&Experiment, Found)> = vec![];
     for group in experiments::groups() {
+        experiments::going_on(interrupted)?;
         let find = |experiment: &Experiment| {
             let wanted = options.only.is_empty() || options.only.iter().any(|name| name == experiment.name);
             let report_only = options.report_only || !wanted;

@@ -1,7 +1,7 @@
 //! Runs an experiment under Xen, or what is missing of it, and sums it up.
 
 use anyhow::{Result, bail};
-use ispin_agent::signals::Signals;
+use ispin_agent::signals::{self, Signals};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
@@ -10,6 +10,8 @@ use super::experiment::{Cell, Experiment, parse};
 use super::run;
 use crate::locks::label_of;
 use crate::stats::median;
+use crate::vm::boot::Observed;
+use crate::vm::options::VmOptions;
 
 /// A share of the runs: number `part` of `parts`, so that several processes can work on one experiment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,20 +36,38 @@ impl std::str::FromStr for Share {
 }
 
 /// Runs what is missing of this share. A run that fails is told and left out; the others go on.
+///
+/// # Errors
+/// A signal came, the results cannot be read or written, or runs failed.
 pub fn run_missing(experiment: &Experiment, results: &mut ResultFile, share: Share) -> Result<()> {
+    let signals = Signals::catch()?;
+    run_by(experiment, results, share, || signals.take(), run::observe)
+}
+
+/// The same, with what asks for signals and what does a run.
+fn run_by(
+    experiment: &Experiment,
+    results: &mut ResultFile,
+    share: Share,
+    mut signal: impl FnMut() -> Option<i32>,
+    mut observe: impl FnMut(&VmOptions) -> Result<Option<Observed>>,
+) -> Result<()> {
     let plan = experiment.plan()?;
     let total = plan.len();
     let ours: Vec<(usize, Cell)> =
         plan.into_iter().enumerate().filter(|(i, _)| i % share.parts + 1 == share.part).collect();
-    let signals = Signals::catch()?;
     let mut failed = 0;
     for (i, cell) in ours {
+        // A run looks for signals while it waits: one that came after that counts here.
+        if let Some(signal) = signal() {
+            bail!("ended by {}; what is done is kept, and the same command goes on", signals::name(signal));
+        }
         if results.has(&cell)? {
             continue;
         }
         eprintln!("{}: run {} of {total}: {}", experiment.title, i + 1, cell.command());
         let options = parse(&cell.arguments)?;
-        match run::observe(&options) {
+        match observe(&options) {
             Ok(Some(observed)) => match run::gap(&options, &observed) {
                 Some(gap) => {
                     failed += 1;
@@ -58,7 +78,7 @@ pub fn run_missing(experiment: &Experiment, results: &mut ResultFile, share: Sha
             // Who read the output has gone, which is nobody here.
             Ok(None) => {}
             // It was not the run's fault.
-            Err(error) if signals.take().is_some() => return Err(error),
+            Err(error) if signal().is_some() => return Err(error),
             Err(error) => {
                 failed += 1;
                 eprintln!("ispin-lab: this run failed, and is to be done again: {error:#}");
@@ -219,6 +239,29 @@ mod tests {
         for bad in ["0/0", "3/2", "2", "a/b", ""] {
             assert!(bad.parse::<Share>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_signal_in_the_tail_of_a_run_ends_before_the_next() {
+        let text = "world='xen'\ntitle='t'\nrepeats=2\n[vary]\nlock=['ticket','hvm']\n[options]\nworkload='micro'\n";
+        let experiment = Experiment::of(text).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut results = ResultFile::open(&dir.path().join("r.csv"), &["lock".to_owned()]).unwrap();
+        let all = Share { part: 1, parts: 1 };
+        let signal = std::cell::Cell::new(None);
+        let run = |_: &VmOptions| {
+            signal.set(Some(libc::SIGTERM));
+            Ok(Some(observed(1000, 3)))
+        };
+        let error = run_by(&experiment, &mut results, all, || signal.take(), run).unwrap_err().to_string();
+        assert!(error.contains("SIGTERM") && error.contains("goes on"), "{error}");
+        let mut done = 0;
+        for cell in experiment.plan().unwrap() {
+            done += usize::from(results.has(&cell).unwrap());
+        }
+        assert_eq!(done, 1);
+        run_by(&experiment, &mut results, all, || None, |_| Ok(Some(observed(1, 0)))).unwrap();
+        assert_eq!(results.rows().len(), 8);
     }
 
     #[test]
