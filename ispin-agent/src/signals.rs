@@ -29,7 +29,7 @@ impl Signals {
         // Left alone, it would end this process in the middle of a line; caught, the write fails instead.
         signals.ids.push(flag::register(libc::SIGXFSZ, Arc::default())?);
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            if signal == SIGHUP && ignored(signal)? {
+            if signal == SIGHUP && is_ignored(signal)? {
                 continue;
             }
             // The number first, then the wake-up: who reads the pipe finds the number.
@@ -71,7 +71,11 @@ pub fn name(signal: i32) -> String {
     low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
-fn ignored(signal: i32) -> Result<bool> {
+/// Whether this process ignores a signal now.
+///
+/// # Errors
+/// `/proc/self/status` cannot be read.
+pub fn is_ignored(signal: i32) -> Result<bool> {
     let status =
         procfs::process::Process::myself().and_then(|p| p.status()).context("reading /proc/self/status")?;
     Ok(status.sigign >> (signal - 1) & 1 == 1)

@@ -2,8 +2,9 @@
 //! (`-icount`), so that the same command gives the same table everywhere.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser};
 use serde::{Deserialize, Serialize};
 use tabled::builder::Builder;
@@ -11,6 +12,7 @@ use tabled::settings::Style;
 
 use crate::vm::rival::Rival;
 use crate::vm::{self, VmOptions};
+use crate::{interrupt, whole_file};
 
 /// The guest's TSC runs at 1 GHz, and an instruction takes 2 ns of its time (`shift=1` in `vm::qemu`).
 const CYCLES_PER_INSTRUCTION: f64 = 2.0;
@@ -144,9 +146,74 @@ pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Rows of a CSV that [`measure`] wrote.
+/// Measures what is missing of the rows that are asked for, and writes all of `rows` to `csv` after each. One that fails is told
+/// and left out; the others go on.
+///
+/// # Errors
+/// A signal came, the file cannot be written, or rows failed. `rows` and the file are as far as it went.
+pub fn measure_missing(
+    options: &InstructionOptions,
+    csv: &Path,
+    rows: &mut Vec<Row>,
+    interrupted: &AtomicBool,
+) -> Result<()> {
+    fill(options, csv, rows, interrupted, measure_case)
+}
+
+fn fill(
+    options: &InstructionOptions,
+    csv: &Path,
+    rows: &mut Vec<Row>,
+    interrupted: &AtomicBool,
+    mut measure: impl FnMut(&Case, u64) -> Result<Row>,
+) -> Result<()> {
+    let mut failed = vec![];
+    for case in wanted(options) {
+        for repeat in 1..=u64::from(options.repeats) {
+            if rows.iter().any(|row| row.name == case.name && row.repeat == repeat) {
+                continue;
+            }
+            interrupt::check(interrupted)?;
+            eprintln!("{}", case.name);
+            match measure(case, repeat).with_context(|| format!("measuring `{}`", case.name)) {
+                Ok(row) => {
+                    rows.push(row);
+                    // In the order of the table, however they came. What this version does not know comes last.
+                    let place = |row: &Row| CASES.iter().position(|case| case.name == row.name);
+                    rows.sort_by_key(|row| (place(row).unwrap_or(CASES.len()), row.repeat));
+                    write(csv, rows)?;
+                }
+                // It was not the row's fault.
+                Err(error) if interrupt::check(interrupted).is_err() => return Err(error),
+                Err(error) => {
+                    eprintln!("ispin-lab: this row is left out: {error:#}");
+                    failed.push(format!("{error:#}"));
+                }
+            }
+        }
+    }
+    match failed.first() {
+        Some(error) => {
+            bail!("{} rows failed, and are tried again next time; the first: {error}", failed.len())
+        }
+        None => Ok(()),
+    }
+}
+
+fn write(path: &Path, rows: &[Row]) -> Result<()> {
+    let mut writer = csv::Writer::from_writer(vec![]);
+    for row in rows {
+        writer.serialize(row)?;
+    }
+    let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
+    whole_file::write(path, &bytes)?;
+    Ok(())
+}
+
+/// Rows of a CSV that [`measure`] or [`measure_missing`] wrote.
 pub fn read(path: &Path) -> Result<Vec<Row>> {
-    let reading = || format!("reading {}", path.display());
+    let reading =
+        || format!("reading {}: if it is no result of this version, move the file away", path.display());
     let mut reader = csv::Reader::from_path(path).with_context(reading)?;
     reader.deserialize().map(|row| row.with_context(reading)).collect()
 }
@@ -243,6 +310,58 @@ mod tests {
         let options =
             InstructionOptions { only: Some("mcs".into()), unobserved: false, repeats: 1, csv: None };
         assert!(measure(&options).unwrap_err().to_string().contains("stock queued spinlock"));
+    }
+
+    fn row(case: &Case, repeat: u64) -> Row {
+        Row { name: case.name.to_owned(), spin: 49.0, irqsave: 64.5, trylock: 47.5, repeat }
+    }
+
+    #[test]
+    fn what_is_missing_is_measured_and_the_rest_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = dir.path().join("i.csv");
+        let options = |unobserved| InstructionOptions { only: None, unobserved, repeats: 2, csv: None };
+        let (going_on, mut rows) = (AtomicBool::new(false), vec![]);
+        fill(&options(true), &csv, &mut rows, &going_on, |case, repeat| Ok(row(case, repeat))).unwrap();
+        assert_eq!((rows.len(), read(&csv).unwrap()), (20, rows.clone()));
+
+        // All of it, of which some cannot be.
+        let mut measured = vec![];
+        let error = fill(&options(false), &csv, &mut rows, &going_on, |case, repeat| {
+            measured.push(case.name);
+            ensure!(!case.name.contains("bpftrace"), "no bpftrace here");
+            Ok(row(case, repeat))
+        });
+        let error = format!("{:#}", error.unwrap_err());
+        assert!(error.contains("4 rows failed") && error.contains("no bpftrace here"), "{error}");
+        assert!(measured.len() == 14 && measured.iter().all(|name| name.contains(", ")), "{measured:?}");
+        assert_eq!((rows.len(), read(&csv).unwrap()), (30, rows.clone()));
+
+        fill(&options(false), &csv, &mut rows, &going_on, |case, repeat| Ok(row(case, repeat))).unwrap();
+        let all: Vec<Row> = CASES.iter().flat_map(|case| [row(case, 1), row(case, 2)]).collect();
+        assert_eq!(read(&csv).unwrap(), all, "the file is as if it had been made at once");
+        // Nothing is missing.
+        fill(&options(false), &csv, &mut rows, &going_on, |_, _| bail!("measured again")).unwrap();
+    }
+
+    #[test]
+    fn an_interruption_keeps_what_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let csv = dir.path().join("i.csv");
+        let options = InstructionOptions { only: None, unobserved: true, repeats: 1, csv: None };
+        let (interrupted, mut rows) = (AtomicBool::new(false), vec![]);
+        let done = fill(&options, &csv, &mut rows, &interrupted, |case, repeat| {
+            // The second one sees it, and the one after it would not be begun.
+            if case.name == CASES[1].name {
+                interrupted.store(true, std::sync::atomic::Ordering::SeqCst);
+                bail!("ended by SIGTERM");
+            }
+            Ok(row(case, repeat))
+        });
+        assert!(format!("{:#}", done.unwrap_err()).contains("SIGTERM"));
+        assert_eq!(read(&csv).unwrap(), [row(&CASES[0], 1)]);
+        let done = fill(&options, &csv, &mut rows, &interrupted, |_, _| bail!("it was begun"));
+        assert!(done.unwrap_err().to_string().contains("goes on"));
     }
 
     #[test]

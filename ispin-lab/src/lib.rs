@@ -4,6 +4,7 @@
 pub mod chart;
 pub mod healing;
 pub mod instructions;
+pub mod interrupt;
 pub mod load;
 pub mod locks;
 pub mod matrix;

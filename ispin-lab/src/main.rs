@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use ispin_agent::bpf::btf::KERNEL_BTF;
 use ispin_lab::healing::{self, InjectionResult};
 use ispin_lab::instructions::{self, InstructionOptions};
+use ispin_lab::interrupt;
 use ispin_lab::matrix::{self, Experiment, ResultFile};
 use ispin_lab::noise;
 use ispin_lab::overhead;
@@ -177,7 +176,7 @@ fn main() -> ExitCode {
 fn xen_matrix(file: &Path, out: &Path, plot: Option<&Path>, part: Share) -> Result<String> {
     let experiment = xen::experiment::Experiment::read(file)?;
     let varied: Vec<String> = experiment.vary.keys().cloned().collect();
-    let mut results = xen::cells::ResultFile::open(out, &varied)?;
+    let mut results = xen::results::ResultFile::open(out, &varied)?;
     let done = xen::matrix::run_missing(&experiment, &mut results, part);
     let summary = xen::matrix::summary(&experiment, results.rows())?;
     if let Some(path) = plot {
@@ -199,7 +198,7 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
         Cmd::Validate(options) => {
-            print!("{}", validate::run(&options, &cli.btf, &interrupted_by_signals()?)?);
+            print!("{}", validate::run(&options, &cli.btf, &interrupt::flag()?)?);
             Ok(())
         }
         Cmd::Matrix { file, out, table, plot, part } => {
@@ -219,7 +218,7 @@ fn run(cli: Cli) -> Result<()> {
                 }
                 let experiment = Experiment::read(&file)?;
                 let mut results = ResultFile::open(&out)?;
-                let start = || Hypervisor::new(cli.btf, interrupted_by_signals()?, false);
+                let start = || Hypervisor::new(cli.btf, interrupt::flag()?, false);
                 let rows = matrix::run(&experiment, &mut results, start)?;
                 matrix::summary(&experiment, &rows)
             } + "\n";
@@ -231,14 +230,14 @@ fn run(cli: Cli) -> Result<()> {
         }
         Cmd::Overhead { lock, pairs, options } => {
             options.validate()?;
-            let mut hypervisor = Hypervisor::new(cli.btf, interrupted_by_signals()?, false)?;
+            let mut hypervisor = Hypervisor::new(cli.btf, interrupt::flag()?, false)?;
             let overhead = overhead::measure(&mut hypervisor, &lock, &options, pairs)?;
             println!("{}", serde_json::to_string_pretty(&overhead)?);
             Ok(())
         }
         Cmd::Inject { lock, every, json, options } => {
             options.validate()?;
-            let mut hypervisor = Hypervisor::new(cli.btf, interrupted_by_signals()?, false)?;
+            let mut hypervisor = Hypervisor::new(cli.btf, interrupt::flag()?, false)?;
             let mut results = vec![];
             for name in lock {
                 let (run, healings) = hypervisor.run_injected(&name, &options, every)?;
@@ -271,7 +270,7 @@ fn run(cli: Cli) -> Result<()> {
             tell_healings(&results, json.as_deref())
         }
         Cmd::Noise { pcpus, seconds, slice_ms, csd, json } => {
-            let interrupted = interrupted_by_signals()?;
+            let interrupted = interrupt::flag()?;
             let noise = noise::measure(pcpus, seconds, slice_ms, &csd, &interrupted)?;
             let text = if json { serde_json::to_string_pretty(&noise)? } else { noise::tables(&noise) };
             println!("{text}");
@@ -279,7 +278,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Cmd::Threads { lock, rounds, json, wait_for_observer, quiet, options } => {
             options.validate()?;
-            let interrupted = interrupted_by_signals()?;
+            let interrupted = interrupt::flag()?;
             let mut hypervisor = Hypervisor::new(cli.btf, interrupted, wait_for_observer)?;
             let mut results: Vec<RunResult> = vec![];
             for _ in 0..rounds {
@@ -312,13 +311,4 @@ fn report(results: &[RunResult], json: Option<&std::path::Path>, quiet: bool) ->
         println!("{}", result::table(results));
     }
     Ok(())
-}
-
-/// A flag that SIGINT, SIGTERM and SIGHUP set.
-fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&flag)).context("watching for signals")?;
-    }
-    Ok(flag)
 }

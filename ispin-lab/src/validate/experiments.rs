@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::claims::EXACT_RUNS;
 use super::sample::Sample;
 use super::{holds, shares};
-use crate::instructions;
 use crate::matrix::{self, ResultFile};
 use crate::threads::hypervisor::Hypervisor;
 use crate::vm::xen;
+use crate::{instructions, interrupt};
 
 /// What an experiment is run in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +153,10 @@ impl Experiment {
         format!("docs/experiments/{folder}{}.toml", self.name)
     }
 
-    /// Runs what is missing and reads what is there. What cannot be run here is told in [`Found::missing`].
+    /// Runs what is missing and reads what is there. What cannot be run here, or read, is told in [`Found::missing`].
+    ///
+    /// # Errors
+    /// A signal came.
     pub fn find(&self, run: &Run) -> Result<Found> {
         let csv = run.folder.join(self.name).with_extension("csv");
         let command = format!("ispin-lab matrix {} --out {}", self.file(run.extent), csv.display());
@@ -170,13 +173,16 @@ impl Experiment {
             found.missing = Some("a run of --full".into());
             return Ok(found);
         };
-        match self.world {
+        let done = match self.world {
             World::Threads => self.threads(text, &csv, run, &mut found),
             World::Xen => self.xen(text, &csv, run, &mut found),
             World::Instructions => self.instructions(&csv, run, &mut found),
             World::Holds => holds::find(&csv, run, &mut found),
+        };
+        // One file that cannot be read does not end the others.
+        if let Some(why) = told(done, run).with_context(|| format!("the experiment {}", self.name))? {
+            found.missing = Some(why);
         }
-        .with_context(|| format!("the experiment {}", self.name))?;
         Ok(found)
     }
 
@@ -207,14 +213,14 @@ impl Experiment {
             return Ok(());
         }
         let varied: Vec<String> = experiment.vary.keys().cloned().collect();
-        let mut results = xen::cells::ResultFile::open(csv, &varied)?;
+        let mut results = xen::results::ResultFile::open(csv, &varied)?;
         let mut missing = 0;
         for cell in &plan {
             missing += usize::from(!results.has(cell)?);
         }
         if !run.report_only && missing > 0 {
             found.missing = told(self.share(text, csv, run), run)?;
-            results = xen::cells::ResultFile::open(csv, &varied)?;
+            results = xen::results::ResultFile::open(csv, &varied)?;
         }
         for cell in &plan {
             let guests: Vec<_> = results.rows().iter().filter(|row| row.is_of(cell)).collect();
@@ -261,15 +267,15 @@ impl Experiment {
         let flag = if unobserved { "--unobserved " } else { "" };
         found.command =
             format!("ispin-lab instructions {flag}--repeats {EXACT_RUNS} --csv {}", csv.display());
-        if !run.report_only && !csv.exists() {
-            found.missing = told(instructions::measure(&options).map(|_| ()), run)?;
+        let mut rows = if csv.exists() { instructions::read(csv)? } else { vec![] };
+        if !run.report_only {
+            let done = instructions::measure_missing(&options, csv, &mut rows, run.interrupted);
+            found.missing = told(done, run)?;
         }
-        if csv.exists() {
-            for row in instructions::read(csv)? {
-                let command = format!("ispin-lab instructions --only '{}'", row.name);
-                let keys = [("lock", row.name.as_str())];
-                found.samples.push(Sample::plain(&keys, row.repeat, "instructions", row.spin, command));
-            }
+        for row in rows {
+            let command = format!("ispin-lab instructions --only '{}'", row.name);
+            let keys = [("lock", row.name.as_str())];
+            found.samples.push(Sample::plain(&keys, row.repeat, "instructions", row.spin, command));
         }
         Ok(())
     }
@@ -283,16 +289,8 @@ pub fn told(done: Result<()>, run: &Run) -> Result<Option<String>> {
             eprintln!("ispin-lab: {error:#}");
             Ok(Some(format!("{error:#}")))
         }
-        Ok(()) => going_on(run.interrupted).map(|()| None),
+        Ok(()) => interrupt::check(run.interrupted).map(|()| None),
     }
-}
-
-/// Fails if a signal has come.
-pub fn going_on(interrupted: &AtomicBool) -> Result<()> {
-    if interrupted.load(Ordering::SeqCst) {
-        bail!("interrupted; what is done is kept, and the same command goes on");
-    }
-    Ok(())
 }
 
 /// The folder for results, made if it is not there.
@@ -343,6 +341,32 @@ mod tests {
         assert!(told(Err(anyhow::anyhow!("ended")), &run).is_err());
         let error = told(Ok(()), &run).unwrap_err().to_string();
         assert!(error.contains("goes on"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_told_and_the_rest_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let interrupted = Arc::default();
+        for report_only in [true, false] {
+            let run = Run {
+                extent: Extent::Quick,
+                folder: dir.path(),
+                btf: Path::new("/nowhere"),
+                interrupted: &interrupted,
+                report_only,
+                jobs: 1,
+            };
+            for name in ["threads-locks", "instructions", "holds", "xen-micro"] {
+                let csv = dir.path().join(name).with_extension("csv");
+                fs::write(&csv, "a,b\n1,2\n").unwrap();
+                let experiment = EXPERIMENTS.iter().find(|experiment| experiment.name == name).unwrap();
+                let found = experiment.find(&run).expect(name);
+                let why = found.missing.expect(name);
+                assert!(why.contains("move the file away"), "{why}");
+                assert!(why.contains(&csv.display().to_string()) && found.samples.is_empty(), "{why}");
+                assert_eq!(fs::read_to_string(&csv).unwrap(), "a,b\n1,2\n", "nobody wrote over it");
+            }
+        }
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! For how long locks are held: the critical section duration of the paper's Figure 3, of all locks of a guest's kernel.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::experiments::{Extent, Found, Run, told};
 use super::sample::Sample;
 use crate::vm::{self, xen};
-use crate::whole_file;
+use crate::{interrupt, whole_file};
 
 /// The paper's loads.
 pub const LOADS: [&str; 3] = ["kernbench", "pbzip2", "ebizzy"];
@@ -51,7 +52,7 @@ pub(super) fn find(csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
     found.command = format!("ispin-lab validate {extent} --only holds --out {}", run.folder.display());
     let mut rows = if csv.exists() { read(csv)? } else { vec![] };
     if !run.report_only {
-        found.missing = told(run_missing(csv, &mut rows), run)?;
+        found.missing = told(run_missing(csv, &mut rows, run.interrupted, measure), run)?;
     }
     for workload in LOADS {
         for seed in SEEDS.filter(|&seed| is_there(&rows, workload, seed)) {
@@ -66,17 +67,42 @@ fn is_there(rows: &[Row], workload: &str, seed: u64) -> bool {
     rows.iter().any(|row| row.workload == workload && row.seed == seed)
 }
 
-fn run_missing(csv: &Path, rows: &mut Vec<Row>) -> Result<()> {
+/// A run that fails is told and left out; the others go on.
+fn run_missing(
+    csv: &Path,
+    rows: &mut Vec<Row>,
+    interrupted: &AtomicBool,
+    mut measure: impl FnMut(&str, u64) -> Result<Vec<Row>>,
+) -> Result<()> {
+    let mut failed = vec![];
     for seed in SEEDS {
         for workload in LOADS {
-            if !is_there(rows, workload, seed) {
-                eprintln!("holds: {}", command(workload, seed));
-                rows.extend(measure(workload, seed)?);
-                write(csv, rows)?;
+            if is_there(rows, workload, seed) {
+                continue;
+            }
+            interrupt::check(interrupted)?;
+            let command = command(workload, seed);
+            eprintln!("holds: {command}");
+            match measure(workload, seed).context(command) {
+                Ok(more) => {
+                    rows.extend(more);
+                    write(csv, rows)?;
+                }
+                // It was not the run's fault.
+                Err(error) if interrupt::check(interrupted).is_err() => return Err(error),
+                Err(error) => {
+                    eprintln!("ispin-lab: this run is left out: {error:#}");
+                    failed.push(format!("{error:#}"));
+                }
             }
         }
     }
-    Ok(())
+    match failed.first() {
+        Some(error) => {
+            bail!("{} runs failed, and are tried again next time; the first: {error}", failed.len())
+        }
+        None => Ok(()),
+    }
 }
 
 fn measure(workload: &str, seed: u64) -> Result<Vec<Row>> {
@@ -108,7 +134,8 @@ fn sample(rows: &[Row], workload: &str, seed: u64) -> Sample {
 }
 
 fn read(csv: &Path) -> Result<Vec<Row>> {
-    let reading = || format!("reading {}", csv.display());
+    let reading =
+        || format!("reading {}: if it is no result of this version, move the file away", csv.display());
     let mut reader = csv::Reader::from_path(csv).with_context(reading)?;
     reader.deserialize().map(|row| row.with_context(reading)).collect()
 }
@@ -144,6 +171,36 @@ mod tests {
         write(&path, &rows).unwrap();
         write(&path, &rows).unwrap();
         assert_eq!(read(&path).unwrap(), rows);
+    }
+
+    #[test]
+    fn a_load_that_fails_leaves_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("holds.csv");
+        let row = |workload: &str, seed| Row {
+            workload: workload.into(),
+            seed,
+            log2_cycles: 11,
+            holds: 60,
+            all_cycles: 4096 * 60,
+        };
+        let (interrupted, mut rows) = (AtomicBool::new(false), vec![]);
+        let done = run_missing(&path, &mut rows, &interrupted, |workload, seed| {
+            anyhow::ensure!(workload != "pbzip2", "no pbzip2 here");
+            Ok(vec![row(workload, seed)])
+        });
+        let error = format!("{:#}", done.unwrap_err());
+        assert!(error.contains("5 runs failed") && error.contains("--workload pbzip2"), "{error}");
+        assert!(error.contains("no pbzip2 here"), "{error}");
+        assert_eq!(read(&path).unwrap().len(), 10);
+        // What is missing is done, and no more; a signal in its tail ends the rest.
+        let done = run_missing(&path, &mut rows, &interrupted, |workload, seed| {
+            assert_eq!(workload, "pbzip2");
+            interrupted.store(seed == 2, std::sync::atomic::Ordering::SeqCst);
+            Ok(vec![row(workload, seed)])
+        });
+        assert!(done.unwrap_err().to_string().contains("goes on"));
+        assert_eq!((read(&path).unwrap().len(), rows.len()), (12, 12));
     }
 
     #[test]

@@ -21,17 +21,18 @@ pub mod sample;
 pub mod shares;
 pub mod tables;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use experiments::{Experiment, Extent, Found, Run};
 use figures::{Figure, PLOTS};
 use report::{Material, Outcome};
+
+use crate::{interrupt, whole_file};
 
 /// What to validate.
 #[derive(Args, Clone, Debug)]
@@ -66,7 +67,7 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
     let jobs = options.jobs.map_or(cores, usize::from);
     let mut all: Vec<(&Experiment, Found)> = vec![];
     for group in experiments::groups() {
-        experiments::going_on(interrupted)?;
+        interrupt::check(interrupted)?;
         let find = |experiment: &Experiment| {
             let wanted = options.only.is_empty() || options.only.iter().any(|name| name == experiment.name);
             let report_only = options.report_only || !wanted;
@@ -139,11 +140,13 @@ fn side_by_side<T: Sync, A: Send>(all: &[T], answer: impl Fn(&T) -> A + Sync) ->
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+    whole_file::write(path, text.as_bytes()).map(|_| ())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ispin_agent::command::{Child, GRACE, Output};
 
-use super::experiments::going_on;
+use crate::interrupt;
 
 /// How soon a signal is seen.
 const LOOK: Duration = Duration::from_millis(100);
@@ -40,7 +40,7 @@ pub fn run(program: &OsStr, shares: &[Vec<OsString>], interrupted: &AtomicBool) 
     if interrupted.load(Ordering::SeqCst) {
         end(&mut children)?;
     }
-    going_on(interrupted)?;
+    interrupt::check(interrupted)?;
     ensure!(failed == 0, "{failed} of {} processes failed; what they said stands above", shares.len());
     Ok(())
 }

@@ -1,21 +1,16 @@
-//! Results of experiments under Xen: a CSV with a row per run and guest, which several processes may append to.
+//! What came of a run of an experiment under Xen: a row for each guest.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ispin_agent::interval::Figures;
 use ispin_agent::model::{Snapshot, Vm};
 use ispin_common::counters::Counters;
-use rustix::fs::{FlockOperation, flock};
 
-use super::experiment::Cell;
+use super::experiment::{Cell, guests_of};
 use crate::vm::boot::Observed;
 use crate::vm::report::LoadResult;
 
 /// Columns before the numbers, after those that vary.
-const TEXTS: [&str; 3] = ["guest", "unit", "command"];
+pub(super) const TEXTS: [&str; 3] = ["guest", "unit", "command"];
 /// Numbers besides the counters and the figures derived from them.
 const NUMBERS: [&str; 15] = [
     "seed",
@@ -41,8 +36,8 @@ const OF_THE_LOAD: usize = 4;
 /// One guest in one run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    texts: Vec<(String, String)>,
-    numbers: Vec<(String, Option<f64>)>,
+    pub(super) texts: Vec<(String, String)>,
+    pub(super) numbers: Vec<(String, Option<f64>)>,
 }
 
 impl Row {
@@ -54,6 +49,11 @@ impl Row {
     /// A number, if it is known.
     pub fn number(&self, name: &str) -> Option<f64> {
         self.numbers.iter().find(|(known, _)| known == name).and_then(|(_, number)| *number)
+    }
+
+    /// Whether both are of the same run.
+    pub(super) fn is_same_run(&self, other: &Self) -> bool {
+        self.text("command") == other.text("command")
     }
 
     /// Whether it is of this run.
@@ -68,7 +68,17 @@ pub fn number_names() -> Vec<String> {
 }
 
 /// The rows of a run, one per guest. Without an agent there is only what the loads told.
+///
+/// # Errors
+/// Not every guest told its result.
 pub fn rows(cell: &Cell, observed: &Observed) -> Result<Vec<Row>> {
+    let rows = told(cell, observed)?;
+    let guests = guests_of(&cell.command());
+    ensure!(rows.len() == guests, "{} of {guests} guests told what came of the run", rows.len());
+    Ok(rows)
+}
+
+fn told(cell: &Cell, observed: &Observed) -> Result<Vec<Row>> {
     let Some(last) = observed.last.as_ref() else {
         if observed.results.is_empty() {
             bail!("the loads told no result");
@@ -123,126 +133,6 @@ fn row(cell: &Cell, guest: &str, load: &LoadResult, counted: Option<(&Snapshot, 
     }
 }
 
-/// The file.
-pub struct ResultFile {
-    path: PathBuf,
-    file: File,
-    varied: Vec<String>,
-    rows: Vec<Row>,
-}
-
-impl ResultFile {
-    /// Opens or creates the file of an experiment that varies these options. A line that a kill cut off is dropped.
-    pub fn open(path: &Path, varied: &[String]) -> Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        let mut results = Self { path: path.to_owned(), file, varied: varied.to_owned(), rows: vec![] };
-        results.locked(|results| results.load())?;
-        Ok(results)
-    }
-
-    /// What was there when it was opened, and what was appended since, by this process.
-    pub fn rows(&self) -> &[Row] {
-        &self.rows
-    }
-
-    /// Whether this run has been done, by whatever process.
-    pub fn has(&mut self, cell: &Cell) -> Result<bool> {
-        self.locked(Self::load)?;
-        Ok(self.rows.iter().any(|row| row.is_of(cell)))
-    }
-
-    /// Appends the rows of a run in one write, so that a kill leaves all of them or none. If another process has done the same
-    /// run meanwhile, its rows stay and these are left out.
-    pub fn append(&mut self, rows: Vec<Row>) -> Result<()> {
-        let columns = self.columns();
-        let writing = format!("writing {}", self.path.display());
-        self.locked(|results| {
-            results.load()?;
-            let command = |row: &Row| row.text("command").map(str::to_owned);
-            if results.rows.iter().any(|there| rows.iter().any(|row| command(row) == command(there))) {
-                log::warn!("another process has done the same run meanwhile; this one is left out");
-                return Ok(());
-            }
-            let mut writer = csv::Writer::from_writer(vec![]);
-            if results.file.seek(SeekFrom::End(0)).context("its end")? == 0 {
-                writer.write_record(&columns)?;
-            }
-            for row in &rows {
-                let texts = row.texts.iter().map(|(_, text)| text.clone());
-                let number =
-                    |n: &Option<f64>| n.map_or_else(String::new, |n| ((n * 1e4).round() / 1e4).to_string());
-                writer.write_record(texts.chain(row.numbers.iter().map(|(_, n)| number(n))))?;
-            }
-            let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
-            results.file.write_all(&bytes).and_then(|()| results.file.sync_data())?;
-            results.rows.extend(rows);
-            Ok(())
-        })
-        .context(writing)
-    }
-
-    fn columns(&self) -> Vec<String> {
-        let texts = TEXTS.iter().map(|name| (*name).to_owned());
-        let numbers = number_names().into_iter().filter(|name| !self.varied.contains(name));
-        self.varied.iter().cloned().chain(texts).chain(numbers).collect()
-    }
-
-    /// Does something while no other process touches the file.
-    fn locked<T>(&mut self, action: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        flock(&self.file, FlockOperation::LockExclusive)
-            .with_context(|| format!("locking {}", self.path.display()))?;
-        let done = action(self);
-        flock(&self.file, FlockOperation::Unlock)
-            .with_context(|| format!("unlocking {}", self.path.display()))?;
-        done
-    }
-
-    fn load(&mut self) -> Result<()> {
-        let reading = || format!("reading {}", self.path.display());
-        let mut bytes = vec![];
-        self.file.seek(SeekFrom::Start(0)).with_context(reading)?;
-        self.file.read_to_end(&mut bytes).with_context(reading)?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        if whole < bytes.len() {
-            log::warn!("{}: dropped a line that was cut off", self.path.display());
-            self.file.set_len(whole as u64).with_context(reading)?;
-        }
-        self.rows.clear();
-        if whole == 0 {
-            return Ok(());
-        }
-        let mut reader = csv::Reader::from_reader(&bytes[..whole]);
-        let columns = self.columns();
-        let found = reader.headers().with_context(reading)?;
-        if !found.iter().eq(columns.iter()) {
-            bail!(
-                "{} has other columns than this experiment's results of this version; name another file with --out",
-                self.path.display()
-            );
-        }
-        let texts = self.varied.len() + TEXTS.len();
-        for (i, record) in reader.records().enumerate() {
-            let context = || format!("{} line {}", self.path.display(), i + 2);
-            let record = record.with_context(context)?;
-            let number = |text: &str| -> Result<Option<f64>> {
-                if text.is_empty() { Ok(None) } else { Ok(Some(text.parse().with_context(context)?)) }
-            };
-            let fields = || columns.iter().cloned().zip(record.iter());
-            let numbers = fields().skip(texts).map(|(name, text)| Ok((name, number(text)?)));
-            self.rows.push(Row {
-                texts: fields().take(texts).map(|(name, text)| (name, text.to_owned())).collect(),
-                numbers: numbers.collect::<Result<_>>()?,
-            });
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use ispin_agent::model::Vcpu;
@@ -275,97 +165,5 @@ pub(super) mod tests {
             Snapshot { vms: vec![vm("g1"), vm("g2")], elapsed_ns: 2_500_000_000, ..Snapshot::default() };
         let results = vec![("g1".into(), result.clone()), ("g2".into(), result)];
         Observed { last: Some(last), source: Some("xen".into()), results, ..Observed::default() }
-    }
-
-    fn varied() -> Vec<String> {
-        vec!["lock".into(), "vcpus".into()]
-    }
-
-    #[test]
-    fn rows_come_back_as_they_were_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.csv");
-        let mut file = ResultFile::open(&path, &varied()).unwrap();
-        let (one, two) = (cell("ticket", 1), cell("hvm", 1));
-        file.append(rows(&one, &observed(1000, 3)).unwrap()).unwrap();
-        // Another process.
-        let mut other = ResultFile::open(&path, &varied()).unwrap();
-        assert_eq!(other.rows(), file.rows());
-        other.append(rows(&two, &observed(500_000, 0)).unwrap()).unwrap();
-        assert!(file.has(&two).unwrap() && !file.has(&cell("pv", 1)).unwrap());
-        let row = &file.rows()[0];
-        assert_eq!(
-            (row.text("lock"), row.text("guest"), row.text("unit")),
-            (Some("ticket"), Some("g1"), Some("accesses/s"))
-        );
-        assert_eq!(
-            (row.number("lwp"), row.number("psp_per_million"), row.number("psp_per_s")),
-            (Some(3.0), Some(3000.0), Some(1.5))
-        );
-        assert_eq!((row.number("operations_per_s"), row.number("hold_mean")), (Some(500.0), None));
-    }
-
-    #[test]
-    fn what_varies_has_one_column() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.csv");
-        let varied = ["csd".to_owned()];
-        let cell = Cell { varied: vec![("csd".into(), "4096".into())], ..cell("hvm", 1) };
-        let mut file = ResultFile::open(&path, &varied).unwrap();
-        file.append(rows(&cell, &observed(1000, 3)).unwrap()).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
-        let columns: Vec<&str> = text.lines().next().unwrap().split(',').collect();
-        assert_eq!(columns.iter().filter(|name| **name == "csd").count(), 1, "{columns:?}");
-        assert_eq!(ResultFile::open(&path, &varied).unwrap().rows(), file.rows());
-        assert_eq!(file.rows()[0].text("csd"), Some("4096"));
-    }
-
-    #[test]
-    fn a_run_that_two_processes_did_is_there_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.csv");
-        let mut one = ResultFile::open(&path, &varied()).unwrap();
-        let mut two = ResultFile::open(&path, &varied()).unwrap();
-        one.append(rows(&cell("hvm", 1), &observed(1000, 3)).unwrap()).unwrap();
-        two.append(rows(&cell("hvm", 1), &observed(1000, 3)).unwrap()).unwrap();
-        two.append(rows(&cell("hvm", 2), &observed(1000, 3)).unwrap()).unwrap();
-        assert_eq!((two.rows().len(), ResultFile::open(&path, &varied()).unwrap().rows().len()), (4, 4));
-    }
-
-    #[test]
-    fn a_run_without_an_agent_has_what_the_loads_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut file = ResultFile::open(&dir.path().join("r.csv"), &varied()).unwrap();
-        let told = rows(&cell("pvqueued", 1), &Observed { last: None, ..observed(1000, 3) }).unwrap();
-        file.append(told).unwrap();
-        let row = &file.rows()[1];
-        assert_eq!((row.text("guest"), row.number("seed")), (Some("g2"), Some(1.0)));
-        assert_eq!((row.number("operations_per_s"), row.number("lwp")), (Some(500.0), None));
-        let nothing = Observed { last: None, results: vec![], ..observed(1, 0) };
-        assert!(rows(&cell("pvqueued", 1), &nothing).is_err());
-    }
-
-    #[test]
-    fn a_cut_line_is_dropped_and_the_run_is_done_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.csv");
-        let mut file = ResultFile::open(&path, &varied()).unwrap();
-        file.append(rows(&cell("ticket", 1), &observed(1000, 3)).unwrap()).unwrap();
-        let mut text = std::fs::read(&path).unwrap();
-        text.extend(b"hvm,2,g1,acc");
-        std::fs::write(&path, &text).unwrap();
-        let mut file = ResultFile::open(&path, &varied()).unwrap();
-        assert_eq!(file.rows().len(), 2);
-        file.append(rows(&cell("hvm", 1), &observed(10, 0)).unwrap()).unwrap();
-        assert_eq!(ResultFile::open(&path, &varied()).unwrap().rows().len(), 4);
-    }
-
-    #[test]
-    fn a_foreign_file_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("r.csv");
-        std::fs::write(&path, "a,b\n1,2\n").unwrap();
-        let error = format!("{:#}", ResultFile::open(&path, &varied()).err().unwrap());
-        assert!(error.contains("other columns") && error.contains("--out"), "{error}");
     }
 }

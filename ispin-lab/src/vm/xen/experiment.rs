@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use super::options::GUESTS;
 use crate::vm::lock::Lock;
 use crate::vm::options::{Hypervisor, VmOptions};
 
@@ -50,6 +51,13 @@ impl Cell {
     pub fn value(&self, name: &str) -> Option<&str> {
         self.varied.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
+}
+
+/// How many guests a run has, by its command; looked for in the text, because files hold hundreds of them.
+pub fn guests_of(command: &str) -> usize {
+    let mut words =
+        command.split(' ').take_while(|word| *word != "--").skip_while(|word| *word != "--guests");
+    words.nth(1).and_then(|number| number.parse().ok()).unwrap_or(GUESTS as usize)
 }
 
 /// `ispin-lab vm`'s options alone.
@@ -214,6 +222,19 @@ mod tests {
         let options = parse(&plan[0].arguments).unwrap();
         assert_eq!((options.vcpus, options.seconds, options.deterministic), (2, 1.5, true));
         assert_eq!(options.load_options, ["--hold", "5"]);
+    }
+
+    #[test]
+    fn a_command_tells_how_many_guests_there_are() {
+        for (from, guests) in
+            [("workload='micro'", 2), ("guests=1\nworkload='micro'", 1), ("guests=4\nworkload='micro'", 4)]
+        {
+            for cell in Experiment::of(&SMALL.replace("workload='micro'", from)).unwrap().plan().unwrap() {
+                assert_eq!(guests_of(&cell.command()), guests);
+                assert_eq!(parse(&cell.arguments).unwrap().xen.guests() as usize, guests);
+            }
+        }
+        assert_eq!(guests_of("ispin-lab vm --seed 1 -- --guests 7"), 2);
     }
 
     #[test]

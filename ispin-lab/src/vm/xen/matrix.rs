@@ -5,8 +5,9 @@ use ispin_agent::signals::{self, Signals};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-use super::cells::{ResultFile, Row, rows};
+use super::cells::{Row, rows};
 use super::experiment::{Cell, Experiment, parse};
+use super::results::ResultFile;
 use super::run;
 use crate::locks::label_of;
 use crate::stats::median;
@@ -243,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_signal_in_the_tail_of_a_run_ends_before_the_next() {
-        let text = "world='xen'\ntitle='t'\nrepeats=2\n[vary]\nlock=['ticket','hvm']\n[options]\nworkload='micro'\n";
+        let text =
+            "world='xen'\ntitle='t'\nrepeats=2\n[vary]\nlock=['ticket','hvm']\n[options]\nworkload='micro'\n";
         let experiment = Experiment::of(text).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut results = ResultFile::open(&dir.path().join("r.csv"), &["lock".to_owned()]).unwrap();

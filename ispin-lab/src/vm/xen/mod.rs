@@ -14,7 +14,7 @@
 //! | `truth` | what the agents saw, against that trace |
 //! | `run` | a run, put together; several of them |
 //! | [`inject`] | preempting a holder on purpose, and what comes of it |
-//! | [`experiment`], [`cells`], [`matrix`], [`plot`] | experiments as data, the CSV that they accumulate in, their runs, and a picture of them |
+//! | [`experiment`], [`cells`], [`results`], [`matrix`], [`plot`] | experiments as data, what came of a run, the CSV that they accumulate in, their runs, and a picture of them |
 
 pub mod cells;
 pub mod debs;
@@ -27,6 +27,7 @@ pub mod inject;
 pub mod matrix;
 pub mod options;
 pub mod plot;
+pub mod results;
 pub mod run;
 pub mod truth;
 pub mod vmlinux;

@@ -145,6 +145,8 @@ pub struct XenOptions {
     pub xen: Option<PathBuf>,
 }
 
+/// Guests if nothing is said.
+pub const GUESTS: u32 = 2;
 /// Length of a time slice of credit if nothing is said.
 const DEFAULT_SLICE_MS: u32 = 30;
 /// The slots that fit into the page that Xen shares with a guest.
@@ -155,7 +157,7 @@ const MOST_GUESTS: u32 = 8;
 impl XenOptions {
     /// How many guests.
     pub fn guests(&self) -> u32 {
-        self.guests.unwrap_or(2)
+        self.guests.unwrap_or(GUESTS)
     }
 
     /// How many pCPUs they share.
