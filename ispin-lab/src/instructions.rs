@@ -118,9 +118,10 @@ fn wanted(options: &InstructionOptions) -> Vec<&'static Case> {
     CASES.iter().filter(|case| named(case) && !(options.unobserved && case.is_observed())).collect()
 }
 
-/// How many rows [`measure`] makes.
-pub fn planned(options: &InstructionOptions) -> usize {
-    wanted(options).len() * usize::from(options.repeats)
+/// The rows that are asked for, in the order of the table: names, and which measurement.
+pub fn plan(options: &InstructionOptions) -> impl Iterator<Item = (&'static str, u64)> {
+    let repeats = u64::from(options.repeats);
+    wanted(options).into_iter().flat_map(move |case| (1..=repeats).map(|repeat| (case.name, repeat)))
 }
 
 /// Measures every row, in the order of the table, as often as is asked for.
@@ -368,7 +369,7 @@ mod tests {
     fn a_whole_name_is_one_row() {
         let of = |only: &str, unobserved| {
             let only = (!only.is_empty()).then(|| only.to_owned());
-            planned(&InstructionOptions { only, unobserved, repeats: 2, csv: None })
+            plan(&InstructionOptions { only, unobserved, repeats: 2, csv: None }).count()
         };
         assert_eq!((of("hvm", false), of("agent", false), of("", true)), (2, 6, 20));
     }

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -107,6 +107,16 @@ pub enum Extent {
     Full,
 }
 
+impl Extent {
+    /// The option that asks for it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Quick => "--quick",
+            Self::Full => "--full",
+        }
+    }
+}
+
 /// What there is of an experiment.
 pub struct Found {
     /// Its runs.
@@ -137,10 +147,20 @@ pub struct Run<'a> {
     pub report_only: bool,
     /// How many guests at a time, or pairs of [`World::Xen`].
     pub jobs: usize,
+    /// How many runs have been made.
+    pub made: &'a AtomicUsize,
+}
+
+impl Run<'_> {
+    /// So many more runs have been made.
+    pub(super) fn count(&self, runs: usize) {
+        self.made.fetch_add(runs, Ordering::Relaxed);
+    }
 }
 
 impl Experiment {
-    fn text(&self, extent: Extent) -> Option<&'static str> {
+    /// Its file of this extent, if that has it; nothing of what needs none.
+    pub(super) fn text(&self, extent: Extent) -> Option<&'static str> {
         match extent {
             Extent::Quick => self.quick,
             Extent::Full => Some(self.full),
@@ -196,7 +216,9 @@ impl Experiment {
         let mut results = ResultFile::open(csv)?;
         if !run.report_only {
             let start = || Hypervisor::new(run.btf.to_owned(), Arc::clone(run.interrupted), false);
+            let before = results.rows().len();
             let done = matrix::run(&experiment, &mut results, start);
+            run.count(results.rows().len() - before);
             found.missing = told(done.map(|_| ()), run)?;
         }
         let rows = matrix::rows_of(&experiment, &results);
@@ -214,13 +236,15 @@ impl Experiment {
         }
         let varied: Vec<String> = experiment.vary.keys().cloned().collect();
         let mut results = xen::results::ResultFile::open(csv, &varied)?;
-        let mut missing = 0;
-        for cell in &plan {
-            missing += usize::from(!results.has(cell)?);
-        }
-        if !run.report_only && missing > 0 {
-            found.missing = told(self.share(text, csv, run), run)?;
+        let there = |results: &xen::results::ResultFile| {
+            plan.iter().filter(|cell| results.rows().iter().any(|row| row.is_of(cell))).count()
+        };
+        let before = there(&results);
+        if !run.report_only && before < plan.len() {
+            let done = self.share(text, csv, run);
             results = xen::results::ResultFile::open(csv, &varied)?;
+            run.count(there(&results).saturating_sub(before));
+            found.missing = told(done, run)?;
         }
         for cell in &plan {
             let guests: Vec<_> = results.rows().iter().filter(|row| row.is_of(cell)).collect();
@@ -256,20 +280,16 @@ impl Experiment {
 
     fn instructions(&self, csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
         found.title = "instructions of an uncontended lock and unlock in a guest's kernel".into();
-        let unobserved = run.extent == Extent::Quick;
-        let options = instructions::InstructionOptions {
-            only: None,
-            unobserved,
-            repeats: EXACT_RUNS as u16,
-            csv: Some(csv.to_owned()),
-        };
-        found.planned = instructions::planned(&options);
-        let flag = if unobserved { "--unobserved " } else { "" };
+        let options = instruction_options(run.extent);
+        found.planned = instructions::plan(&options).count();
+        let flag = if options.unobserved { "--unobserved " } else { "" };
         found.command =
             format!("ispin-lab instructions {flag}--repeats {EXACT_RUNS} --csv {}", csv.display());
         let mut rows = if csv.exists() { instructions::read(csv)? } else { vec![] };
         if !run.report_only {
+            let before = rows.len();
             let done = instructions::measure_missing(&options, csv, &mut rows, run.interrupted);
+            run.count(rows.len() - before);
             found.missing = told(done, run)?;
         }
         for row in rows {
@@ -278,6 +298,16 @@ impl Experiment {
             found.samples.push(Sample::plain(&keys, row.repeat, "instructions", row.spin, command));
         }
         Ok(())
+    }
+}
+
+/// Which instructions are counted. Rows in which somebody observes take longest.
+pub(super) fn instruction_options(extent: Extent) -> instructions::InstructionOptions {
+    instructions::InstructionOptions {
+        only: None,
+        unobserved: extent == Extent::Quick,
+        repeats: EXACT_RUNS as u16,
+        csv: None,
     }
 }
 
@@ -334,6 +364,7 @@ mod tests {
             interrupted: &interrupted,
             report_only: false,
             jobs: 1,
+            made: &AtomicUsize::new(0),
         };
         assert_eq!(told(Ok(()), &run).unwrap(), None);
         assert_eq!(told(Err(anyhow::anyhow!("no Xen")), &run).unwrap().as_deref(), Some("no Xen"));
@@ -355,6 +386,7 @@ mod tests {
                 interrupted: &interrupted,
                 report_only,
                 jobs: 1,
+                made: &AtomicUsize::new(0),
             };
             for name in ["threads-locks", "instructions", "holds", "xen-micro"] {
                 let csv = dir.path().join(name).with_extension("csv");
@@ -380,6 +412,7 @@ mod tests {
             interrupted: &interrupted,
             report_only: true,
             jobs: 1,
+            made: &AtomicUsize::new(0),
         };
         for experiment in &EXPERIMENTS {
             let found = experiment.find(&run).expect(experiment.name);

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::experiments::{Extent, Found, Run, told};
+use super::experiments::{Found, Run, told};
 use super::sample::Sample;
 use crate::vm::{self, xen};
 use crate::{interrupt, whole_file};
@@ -47,12 +47,16 @@ fn command(workload: &str, seed: u64) -> String {
 /// Runs what is missing and reads what is there.
 pub(super) fn find(csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
     found.title = "for how long the locks of a guest's kernel are held".into();
-    found.planned = LOADS.len() * SEEDS.count();
-    let extent = if run.extent == Extent::Full { "--full" } else { "--quick" };
+    found.planned = plan().count();
+    let extent = run.extent.option();
     found.command = format!("ispin-lab validate {extent} --only holds --out {}", run.folder.display());
     let mut rows = if csv.exists() { read(csv)? } else { vec![] };
+    let there = |rows: &[Row]| plan().filter(|&(workload, seed)| is_there(rows, workload, seed)).count();
     if !run.report_only {
-        found.missing = told(run_missing(csv, &mut rows, run.interrupted, measure), run)?;
+        let before = there(&rows);
+        let done = run_missing(csv, &mut rows, run.interrupted, measure);
+        run.count(there(&rows) - before);
+        found.missing = told(done, run)?;
     }
     for workload in LOADS {
         for seed in SEEDS.filter(|&seed| is_there(&rows, workload, seed)) {
@@ -61,6 +65,11 @@ pub(super) fn find(csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
     }
     found.holds = rows;
     Ok(())
+}
+
+/// All runs, in order: loads and seeds.
+pub(super) fn plan() -> impl Iterator<Item = (&'static str, u64)> {
+    SEEDS.flat_map(|seed| LOADS.map(|workload| (workload, seed)))
 }
 
 fn is_there(rows: &[Row], workload: &str, seed: u64) -> bool {
@@ -75,25 +84,23 @@ fn run_missing(
     mut measure: impl FnMut(&str, u64) -> Result<Vec<Row>>,
 ) -> Result<()> {
     let mut failed = vec![];
-    for seed in SEEDS {
-        for workload in LOADS {
-            if is_there(rows, workload, seed) {
-                continue;
+    for (workload, seed) in plan() {
+        if is_there(rows, workload, seed) {
+            continue;
+        }
+        interrupt::check(interrupted)?;
+        let command = command(workload, seed);
+        eprintln!("holds: {command}");
+        match measure(workload, seed).context(command) {
+            Ok(more) => {
+                rows.extend(more);
+                write(csv, rows)?;
             }
-            interrupt::check(interrupted)?;
-            let command = command(workload, seed);
-            eprintln!("holds: {command}");
-            match measure(workload, seed).context(command) {
-                Ok(more) => {
-                    rows.extend(more);
-                    write(csv, rows)?;
-                }
-                // It was not the run's fault.
-                Err(error) if interrupt::check(interrupted).is_err() => return Err(error),
-                Err(error) => {
-                    eprintln!("ispin-lab: this run is left out: {error:#}");
-                    failed.push(format!("{error:#}"));
-                }
+            // It was not the run's fault.
+            Err(error) if interrupt::check(interrupted).is_err() => return Err(error),
+            Err(error) => {
+                eprintln!("ispin-lab: this run is left out: {error:#}");
+                failed.push(format!("{error:#}"));
             }
         }
     }

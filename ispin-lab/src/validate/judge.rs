@@ -54,6 +54,47 @@ pub enum Verdict {
     Undecided,
     /// Not measurable here, and why.
     NotMeasurable(String),
+    /// Measurable here, but no run decides it.
+    NotRun(NotRun),
+}
+
+/// Why no run decides a claim that could be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotRun {
+    /// The short form has no such runs.
+    NotInQuick,
+    /// Only the short form has.
+    OnlyInQuick,
+    /// There are none yet, or too few.
+    SoFar {
+        /// Runs that there are.
+        runs: usize,
+        /// Runs of a cell that it takes.
+        least: usize,
+    },
+}
+
+impl NotRun {
+    fn word(self) -> &'static str {
+        match self {
+            Self::NotInQuick => "not in --quick",
+            Self::OnlyInQuick => "only in --quick",
+            Self::SoFar { runs: 0, .. } => "not run so far",
+            Self::SoFar { .. } => "too few runs so far",
+        }
+    }
+
+    /// In a sentence.
+    pub fn told(self) -> String {
+        match self {
+            Self::NotInQuick => "the short form has no runs that decide it; `--full` has".into(),
+            Self::OnlyInQuick => "only the short form, `--quick`, has runs that decide it".into(),
+            Self::SoFar { runs: 0, .. } => "no run so far".into(),
+            Self::SoFar { runs, least } => format!(
+                "{runs} runs so far, which do not decide it: it takes {least} of a cell, and as many of what that is compared with"
+            ),
+        }
+    }
 }
 
 impl Verdict {
@@ -65,6 +106,7 @@ impl Verdict {
             Self::NotReproduced => "not reproduced",
             Self::Undecided => "undecided",
             Self::NotMeasurable(_) => "not measurable here",
+            Self::NotRun(why) => why.word(),
         }
     }
 }
@@ -86,11 +128,10 @@ pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdi
     let known: Vec<Holds> = judged.iter().filter_map(|cell| cell.holds).collect();
     let verdict = if known.is_empty() {
         let runs: usize = judged.iter().map(|cell| cell.runs.0).sum();
-        Verdict::NotMeasurable(match missing {
-            Some(why) => why.to_owned(),
-            None if runs > 0 => format!("{runs} runs so far, fewer than {LEAST_RUNS} of any cell"),
-            None => "no run so far".to_owned(),
-        })
+        match missing {
+            Some(why) => Verdict::NotMeasurable(why.to_owned()),
+            None => Verdict::NotRun(NotRun::SoFar { runs, least: least_runs(claim) }),
+        }
     } else {
         let has = |wanted: Holds| known.contains(&wanted);
         let everywhere = known.len() == judged.len() && !has(Holds::No) && !has(Holds::Unclear);
@@ -108,6 +149,11 @@ pub fn judge(claim: &Claim, samples: &[Sample], missing: Option<&str>) -> (Verdi
     (verdict, judged)
 }
 
+/// Runs of a cell that it takes to decide a claim.
+pub fn least_runs(claim: &Claim) -> usize {
+    if claim.exact { EXACT_RUNS } else { LEAST_RUNS }
+}
+
 fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>) -> Judged {
     let values = |keys: &BTreeMap<String, String>| -> Vec<f64> {
         let runs = samples.iter().filter(|sample| sample.keys == *keys);
@@ -120,7 +166,7 @@ fn judge_cell(claim: &Claim, samples: &[Sample], keys: &BTreeMap<String, String>
     let unfinished = samples.iter().filter(|s| s.keys == *keys && s.lacks(&claim.metric)).count();
     let differ = |values: &[f64]| values.iter().any(|value| *value != values[0]);
     let differing = claim.exact && (differ(&this) || base.as_deref().is_some_and(differ));
-    let least = if claim.exact { EXACT_RUNS } else { LEAST_RUNS };
+    let least = least_runs(claim);
     let fewer = base.as_ref().map_or(usize::MAX, Vec::len).min(this.len() + unfinished);
     let few = (fewer < least).then_some(fewer);
     let of = |figure: Interval| match (claim.holds(figure.low), claim.holds(figure.high)) {
@@ -279,7 +325,7 @@ mod tests {
         samples.iter_mut().for_each(|sample| sample.metrics.clear());
         samples.iter_mut().for_each(|sample| sample.unfinished = true);
         assert_eq!(judge(&claim, &samples, None).0, Verdict::NotReproduced, "none was done");
-        assert!(matches!(judge(&claim, &samples[..2], None).0, Verdict::NotMeasurable(_)), "too few");
+        assert!(matches!(judge(&claim, &samples[..2], None).0, Verdict::NotRun(_)), "too few");
     }
 
     #[test]
@@ -318,7 +364,7 @@ mod tests {
         let assumed = [samples[1].clone(), runs("oticket", "4", &[200.0; 5])].concat();
         assert_eq!(judge(&claim, &assumed, None).1[0].name, "vcpus 4, best other: oticket (assumed)");
         // Nobody else is there.
-        assert!(matches!(judge(&claim, &samples[1], None).0, Verdict::NotMeasurable(_)));
+        assert_eq!(judge(&claim, &samples[1], None).0, Verdict::NotRun(NotRun::SoFar { runs: 5, least: 5 }));
     }
 
     #[test]
@@ -345,7 +391,8 @@ mod tests {
     fn few_runs_decide_nothing() {
         let samples = [runs("ticket", "4", &[100.0; 5]), runs("hvm", "4", &[1.0; 4])].concat();
         let (verdict, cells) = judge(&claim(), &samples, None);
-        assert!(matches!(verdict, Verdict::NotMeasurable(why) if why.contains("4 runs so far")));
+        assert_eq!(verdict, Verdict::NotRun(NotRun::SoFar { runs: 4, least: 5 }));
+        assert_eq!(verdict.word(), "too few runs so far");
         assert_eq!((cells[0].few, cells[0].holds), (Some(4), None));
         let (verdict, _) = judge(&claim(), &[], Some("no Xen here"));
         assert_eq!(verdict, Verdict::NotMeasurable("no Xen here".into()));

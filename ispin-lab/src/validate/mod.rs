@@ -8,6 +8,8 @@
 //! | [`shares`] | processes that share an experiment |
 //! | [`sample`] | runs of all worlds in one form |
 //! | [`judge`] | verdicts |
+//! | [`plan`] | whether a form of the experiments can decide a claim |
+//! | [`sittings`] | when runs were made |
 //! | [`figures`], [`tables`] | what was measured, to look at |
 //! | [`report`] | Markdown and HTML |
 
@@ -16,21 +18,27 @@ pub mod experiments;
 pub mod figures;
 pub mod holds;
 pub mod judge;
+pub mod plan;
 pub mod report;
 pub mod sample;
 pub mod shares;
+pub mod sittings;
 pub mod tables;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Instant, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use claims::Claim;
 use experiments::{Experiment, Extent, Found, Run};
 use figures::{Figure, PLOTS};
+use judge::Verdict;
 use report::{Material, Outcome};
+use sittings::Sitting;
 
 use crate::{interrupt, whole_file};
 
@@ -64,36 +72,37 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
     let default = if options.full { "validate-full" } else { "validate-quick" };
     let folder = experiments::folder(options.out.as_deref().unwrap_or(Path::new(default)))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let (start, begin, made) = (SystemTime::now(), Instant::now(), AtomicUsize::new(0));
     let jobs = options.jobs.map_or(cores, usize::from);
-    let mut all: Vec<(&Experiment, Found)> = vec![];
-    for group in experiments::groups() {
-        interrupt::check(interrupted)?;
-        let find = |experiment: &Experiment| {
-            let wanted = options.only.is_empty() || options.only.iter().any(|name| name == experiment.name);
-            let report_only = options.report_only || !wanted;
-            experiment.find(&Run { extent, folder: &folder, btf, interrupted, report_only, jobs })
-        };
-        // What is alone stays on this thread: real threads set its priority and its CPUs.
-        let alone = jobs == 1 || group.len() == 1;
-        let found = if alone { group.iter().map(find).collect() } else { side_by_side(group, find) };
-        for (experiment, found) in group.iter().zip(found) {
-            all.push((experiment, found?));
+    let run = Run {
+        extent,
+        folder: &folder,
+        btf,
+        interrupted,
+        report_only: options.report_only,
+        jobs,
+        made: &made,
+    };
+    let all = find_all(options, &run);
+    let made = made.load(Ordering::Relaxed);
+    if made > 0 {
+        let sitting = Sitting::new(start, begin.elapsed(), extent, made, cores);
+        // The runs are there all the same.
+        if let Err(error) = sittings::add(&folder, sitting) {
+            eprintln!("ispin-lab: when these runs were made is not kept: {error:#}");
         }
     }
+    let all = all?;
     let found =
         |name: &str| all.iter().find(|(experiment, _)| experiment.name == name).map(|(_, found)| found);
-    let outcomes: Vec<Outcome> = claims
-        .into_iter()
-        .map(|claim| {
-            let found = found(&claim.experiment);
-            let samples = found.map(|found| found.samples.as_slice()).unwrap_or_default();
-            let missing = found.and_then(|found| found.missing.as_deref());
-            let missing = missing.or((extent == Extent::Quick).then_some("a run of --full"));
-            let (verdict, cells) = judge::judge(&claim, samples, missing);
-            let complete = found.is_some_and(|found| found.samples.len() >= found.planned);
-            Outcome { claim, verdict, cells, complete }
-        })
-        .collect();
+    let plans =
+        all.iter().map(|(experiment, _)| plan::runs(experiment, extent)).collect::<Result<Vec<_>>>()?;
+    let outcome = |claim: Claim| {
+        let of = all.iter().zip(&plans).find(|((experiment, _), _)| experiment.name == claim.experiment);
+        let ((_, found), plan) = of.with_context(|| format!("no experiment {}", claim.experiment))?;
+        Ok(outcome(claim, found, plan, extent))
+    };
+    let outcomes = claims.into_iter().map(outcome).collect::<Result<Vec<_>>>()?;
     let mut pictures: Vec<Figure> = vec![];
     for plot in &PLOTS {
         if let Some(found) = found(plot.experiment) {
@@ -110,7 +119,8 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
         write(&folder.join(format!("{}.svg", figure.name)), &figure.svg)?;
     }
     let found = all.iter().map(|(experiment, found)| (experiment.name, found)).collect();
-    let material = Material { extent, outcomes, found, figures: pictures };
+    let sittings = sittings::table(&folder);
+    let material = Material { extent, outcomes, found, figures: pictures, sittings };
     let text = report::markdown(&material);
     write(&folder.join("report.md"), &text)?;
     write(&folder.join("report.html"), &report::page(&text, &material.figures))?;
@@ -124,6 +134,35 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
         bail!("no experiment has any run; what stood in the way stands above and in {}", folder.display());
     }
     Ok(said)
+}
+
+/// What there is of all experiments, once what is missing of those that are wanted has been run.
+fn find_all(options: &ValidateOptions, run: &Run) -> Result<Vec<(&'static Experiment, Found)>> {
+    let mut all = vec![];
+    for group in experiments::groups() {
+        interrupt::check(run.interrupted)?;
+        let find = |experiment: &Experiment| {
+            let wanted = options.only.is_empty() || options.only.iter().any(|name| name == experiment.name);
+            experiment.find(&Run { report_only: run.report_only || !wanted, ..*run })
+        };
+        // What is alone stays on this thread: real threads set its priority and its CPUs.
+        let alone = run.jobs == 1 || group.len() == 1;
+        let found = if alone { group.iter().map(find).collect() } else { side_by_side(group, find) };
+        for (experiment, found) in group.iter().zip(found) {
+            all.push((experiment, found?));
+        }
+    }
+    Ok(all)
+}
+
+/// What came of a claim. Where its runs are missing it is told from what they lack: this machine, this form, or time.
+fn outcome(claim: Claim, found: &Found, plan: &[plan::Keys], extent: Extent) -> Outcome {
+    let (mut verdict, cells) = judge::judge(&claim, &found.samples, found.missing.as_deref());
+    let open = matches!(verdict, Verdict::NotMeasurable(_) | Verdict::NotRun(_));
+    if open && claim.not_measurable.is_none() {
+        verdict = plan::lacks(plan, extent, &claim).map_or(verdict, Verdict::NotRun);
+    }
+    Outcome { claim, verdict, cells, complete: found.samples.len() >= found.planned }
 }
 
 /// The answer to each, in order, once all have one.
@@ -165,8 +204,37 @@ mod tests {
         assert_eq!(twice, [2, 4, 6]);
     }
 
+    fn report_of(extent: Extent, folder: &Path) -> String {
+        let options = ValidateOptions {
+            quick: extent == Extent::Quick,
+            full: extent == Extent::Full,
+            out: Some(folder.to_owned()),
+            only: vec![],
+            report_only: true,
+            jobs: Some(1),
+        };
+        let error = run(&options, Path::new("/nowhere"), &Arc::default()).unwrap_err().to_string();
+        assert!(error.contains("no experiment has any run"), "{error}");
+        fs::read_to_string(folder.join("report.md")).unwrap()
+    }
+
     #[test]
     fn nothing_measured_is_nothing_claimed() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims = claims::read(claims::TEXT, &experiments::names()).unwrap();
+        let never = claims.iter().filter(|claim| claim.not_measurable.is_some()).count();
+        for (extent, elsewhere) in [(Extent::Quick, "not in --quick"), (Extent::Full, "only in --quick")] {
+            let report = report_of(extent, &dir.path().join("v"));
+            let count = |word: &str| report.matches(&format!("**{word}**")).count();
+            assert_eq!((count("not measurable here"), count("reproduced")), (never, 0), "{report}");
+            assert!(count(elsewhere) > 0 && count("not run so far") > 0, "{report}");
+            assert_eq!(never + count(elsewhere) + count("not run so far"), claims.len(), "{report}");
+        }
+        assert!(!dir.path().join("v/sittings.csv").exists(), "a report is no sitting");
+    }
+
+    #[test]
+    fn a_signal_ends_it_without_a_report() {
         let dir = tempfile::tempdir().unwrap();
         let options = ValidateOptions {
             quick: true,
@@ -176,9 +244,8 @@ mod tests {
             report_only: true,
             jobs: Some(1),
         };
-        let error = run(&options, Path::new("/nowhere"), &Arc::default()).unwrap_err().to_string();
-        assert!(error.contains("no experiment has any run"), "{error}");
-        let report = fs::read_to_string(dir.path().join("v/report.md")).unwrap();
-        assert!(report.contains("**not measurable here**") && !report.contains("**reproduced**"), "{report}");
+        let interrupted = Arc::new(AtomicBool::new(true));
+        let error = run(&options, Path::new("/nowhere"), &interrupted).unwrap_err().to_string();
+        assert!(error.contains("goes on") && !dir.path().join("v/report.md").exists(), "{error}");
     }
 }

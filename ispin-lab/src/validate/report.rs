@@ -27,7 +27,7 @@ pub struct Outcome {
 impl Outcome {
     /// What follows the verdict's word where more runs can change it.
     pub fn so_far(&self) -> &'static str {
-        let decided = !matches!(self.verdict, Verdict::NotMeasurable(_));
+        let decided = !matches!(self.verdict, Verdict::NotMeasurable(_) | Verdict::NotRun(_));
         if decided && !self.complete { " so far" } else { "" }
     }
 }
@@ -42,6 +42,8 @@ pub struct Material<'a> {
     pub found: Vec<(&'static str, &'a Found)>,
     /// Pictures.
     pub figures: Vec<Figure>,
+    /// When the runs were made: [`sittings::table`](super::sittings::table).
+    pub sittings: String,
 }
 
 fn interval(figure: &Interval) -> String {
@@ -76,7 +78,8 @@ pub fn markdown(material: &Material) -> String {
          cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side ({EXACT_RUNS} of counts that \
          every run gives again). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. *Undecided*: of no \
          cell it can be told, as the interval of each lies on both sides; of a claim of what *can* be: of one cell it cannot be told, and it \
-         holds in none. A run that was to end with its work and was not done within its time fails its cell. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. Where an agent dropped incidents there were at least as many convoys as are shown. *So far*: not all runs have been done. The first table links \
+         holds in none. A run that was to end with its work and was not done within its time fails its cell. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. Where an agent dropped incidents there were at least as many convoys as are shown. *So far*: not all runs have been done. *Not in --quick*, *only in --quick*, *not run so far*: this machine could \
+         measure it, and no run of this form has; *not measurable here*: it lacks what that takes. The first table links \
          each claim to its section, where, as in the tables, is the command that does all runs of a cell again. `oticket` has no public figures: how many waiters \
          are near, and how long the others spin, are assumptions, so it is marked *assumed*.\n\n"
     );
@@ -94,6 +97,7 @@ pub fn markdown(material: &Material) -> String {
             found.planned
         );
     }
+    out += &material.sittings;
     out += "\n## Figures\n";
     for figure in &material.figures {
         let _ = write!(out, "\n### {}\n\n![{}]({}.svg)\n", figure.caption, figure.caption, figure.name);
@@ -191,6 +195,9 @@ fn details(out: &mut String, outcome: &Outcome) {
     if let Verdict::NotMeasurable(why) = verdict {
         let _ = writeln!(out, "\nNot measurable here: {why}.");
     }
+    if let Verdict::NotRun(why) = verdict {
+        let _ = writeln!(out, "\nNot run: {}.", why.told());
+    }
     if cells.is_empty() {
         return;
     }
@@ -249,6 +256,10 @@ pub fn page(markdown: &str, figures: &[Figure]) -> String {
         ("partly", "partly"),
         ("undecided", "partly"),
         ("not measurable here", "not-measurable"),
+        ("not in --quick", "not-measurable"),
+        ("only in --quick", "not-measurable"),
+        ("not run so far", "not-measurable"),
+        ("too few runs so far", "not-measurable"),
     ] {
         let plain = format!("<td><strong>{word}</strong>");
         body = body.replace(&plain, &format!("<td class=\"{class}\"><strong>{word}</strong>"));
@@ -293,6 +304,7 @@ mod tests {
                 caption: "a picture".into(),
                 svg: "<svg id='one'/>".into(),
             }],
+            sittings: "\n### Sittings\n\n| began |\n".into(),
         }
     }
 
@@ -318,6 +330,8 @@ mod tests {
         ] {
             assert!(text.contains(words), "no {words} in {text}");
         }
+        let (run, sittings) = (text.find("## What was run"), text.find("### Sittings"));
+        assert!(run < sittings && sittings < text.find("## Figures"), "{text}");
         assert!(!text.contains("this and that"), "nothing had to be tried: {text}");
         material.outcomes[0].verdict = Verdict::Partly;
         assert!(markdown(&material).contains("\nTried: this and that\n"));

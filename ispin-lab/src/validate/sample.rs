@@ -227,7 +227,8 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::xen::cells::{ResultFile, number_names};
+    use crate::vm::xen::cells::number_names;
+    use crate::vm::xen::results::ResultFile;
 
     /// A run of two guests, in each of which the agent counted this.
     fn of_guests(convoys: u64, dropped: u64) -> Sample {

@@ -284,7 +284,10 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_refused() {
-        assert!(refused(&["--lock", "mcs"]).contains("ticket, hvm, pv, pts, pvticket, oticket, unfair, ispin+, stock"));
+        assert!(
+            refused(&["--lock", "mcs"])
+                .contains("ticket, hvm, pv, pts, pvticket, oticket, unfair, ispin+, stock")
+        );
         assert!(refused(&["--lock", "stock"]).contains("--no-agent"));
         assert!(refused(&["--lock", "pvqueued", "--no-agent"]).contains("--hypervisor xen"));
         assert!(refused(&["--vcpus", "65"]).contains("--vcpus 65"));

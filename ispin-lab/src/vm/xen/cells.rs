@@ -58,7 +58,7 @@ impl Row {
 
     /// Whether it is of this run.
     pub fn is_of(&self, cell: &Cell) -> bool {
-        self.text("command") == Some(&cell.command())
+        self.text("command").is_some_and(|command| cell.is(command))
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Experiment {
     pub options: Table,
 }
 
+const PROGRAM: &str = "ispin-lab vm";
+
 /// One run of an experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cell {
@@ -44,7 +46,19 @@ pub struct Cell {
 impl Cell {
     /// The run as it would be typed: what tells it from all others.
     pub fn command(&self) -> String {
-        format!("ispin-lab vm {}", self.arguments.join(" "))
+        format!("{PROGRAM} {}", self.arguments.join(" "))
+    }
+
+    /// Whether this is its command.
+    pub fn is(&self, command: &str) -> bool {
+        // As [`Cell::command`] puts it together, without doing so: it is asked of every row for every cell.
+        let mut rest = command.strip_prefix(PROGRAM);
+        for argument in &self.arguments {
+            rest = rest
+                .and_then(|rest| rest.strip_prefix(' '))
+                .and_then(|rest| rest.strip_prefix(argument.as_str()));
+        }
+        rest == Some("")
     }
 
     /// The value of an option that varies.
@@ -219,6 +233,11 @@ mod tests {
             "ispin-lab vm --hypervisor xen --lock ticket --vcpus 2 --workload micro --seconds 1.5 --deterministic \
              --seed 1 -- --hold 5"
         );
+        for (i, cell) in plan.iter().enumerate() {
+            let same: Vec<usize> = (0..plan.len()).filter(|&other| cell.is(&plan[other].command())).collect();
+            assert_eq!(same, [i]);
+        }
+        assert!(!plan[0].is(&format!("{}0", plan[0].command())) && !plan[0].is("ispin-lab vm"));
         let options = parse(&plan[0].arguments).unwrap();
         assert_eq!((options.vcpus, options.seconds, options.deterministic), (2, 1.5, true));
         assert_eq!(options.load_options, ["--hold", "5"]);
