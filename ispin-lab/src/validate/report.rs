@@ -78,8 +78,9 @@ pub fn markdown(material: &Material) -> String {
          cell if its whole interval keeps to the threshold, with at least {LEAST_RUNS} runs on each side ({EXACT_RUNS} of counts that \
          every run gives again). *Reproduced*: in every cell. *Partly*: in some. *Not reproduced*: in none. *Undecided*: of no \
          cell it can be told, as the interval of each lies on both sides; of a claim of what *can* be: of one cell it cannot be told, and it \
-         holds in none. A run that was to end with its work and was not done within its time fails its cell. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. Where an agent dropped incidents there were at least as many convoys as are shown. *So far*: not all runs have been done. *Not in --quick*, *only in --quick*, *not run so far*: this machine could \
-         measure it, and no run of this form has; *not measurable here*: it lacks what that takes. The first table links \
+         holds in none. A run that was to end with its work and was not done within its time fails its cell. Where a claim has a least value that counts, a ratio is taken with that, and is an upper bound. Where an agent dropped incidents there were at least as many convoys as are shown. *So far*: not all runs have been done. *Not in --quick*, *only in --quick*: this form has no \
+         runs that decide it. *Not run so far*, *too few runs so far*: it has, and they are not done. *Not measurable here*: this machine lacks \
+         what they take. The first table links \
          each claim to its section, where, as in the tables, is the command that does all runs of a cell again. `oticket` has no public figures: how many waiters \
          are near, and how long the others spin, are assumptions, so it is marked *assumed*.\n\n"
     );

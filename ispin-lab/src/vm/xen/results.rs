@@ -360,7 +360,7 @@ mod tests {
         // SAFETY: between fork and exec only system calls are made.
         unsafe {
             command.pre_exec(move || {
-                setrlimit(Resource::Fsize, limit.clone())?;
+                setrlimit(Resource::Fsize, limit)?;
                 // The write fails then, as on a full disk, instead of ending the process.
                 libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
                 Ok(())
