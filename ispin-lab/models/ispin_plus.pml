@@ -7,13 +7,20 @@
  * What must hold, whatever the hypervisor does:
  *   - one holder at a time;
  *   - tickets are served in their order, and the queue never loses one (no deadlock);
- *   - nobody is admitted while a member is off its pCPU, unless max_defer is over;
- *   - a refused vCPU takes a ticket after at most MAX_DEFER + 1 of its own quanta; MAX_STALLED + 1, if members are off.
+ *   - nobody is admitted while a member is off its pCPU, unless its wait is over;
+ *   - of those whose wait is not over, each takes one ticket at most from when a member goes off until none is off: it had looked before;
+ *   - a refused vCPU is admitted in its own quantum number MAX_DEFER + 1 at the latest, that of the refusal included; MAX_STALLED + 1,
+ *     if it found a member off since. It takes its ticket in that quantum or, taken off in between, in the next.
+ *
+ * With -DLIVE=v the verifier looks for a run in which vCPU v holds the lock a finite number of times only. On one pCPU every vCPU that
+ * can run does run, sooner or later; of two pCPUs one can be for ever ahead, so weak fairness has to be asked for:
+ *
+ *   spin -DLIVE=0 -a ispin_plus.pml && cc -O2 -w -o pan pan.c && ./pan -a -m8000000	(-f with -DP=2)
  *
  * A vCPU that is refused although two quanta were fresh and the queue is empty gives in sooner than max_defer in the lock itself;
  * here MAX_DEFER counts quanta and stands for both.
  *
- * -DTORN_TAKE, -DNO_MAX_DEFER and -DFORGETS_QUEUE break it, each in one way; spin finds a counterexample of each.
+ * -DTORN_TAKE, -DNO_MAX_DEFER, -DFORGETS_QUEUE and -DASKS_ONCE break it, each in one way; spin finds a counterexample of each.
  */
 
 #ifndef N
@@ -36,7 +43,8 @@ byte next = 0, serving = 0;
 byte who[4];		/* by ticket modulo 4: more than N */
 bool on[N];
 byte left[N];		/* steps of the quantum that are left */
-byte quanta[N];		/* since the vCPU was refused first, this one included; 0 = not refused */
+byte quanta[N];		/* since the vCPU was refused first, this one included, until it has its ticket; 0 = not refused */
+bool joined[N];		/* took a ticket, its wait not over, since a member that is off went off */
 byte holders = 0;
 byte turn[P];		/* of each pCPU: its current vCPU, NOBODY = none */
 
@@ -46,22 +54,31 @@ byte turn[P];		/* of each pCPU: its current vCPU, NOBODY = none */
 #define MEMBER_OFF ((LQL > 0 && !on[who[serving % 4]]) || (LQL > 1 && !on[who[(serving + 1) % 4]]) || \
 		    (LQL > 2 && !on[who[(serving + 2) % 4]]))
 
+/* Nobody is off any more: what was done while somebody was is forgotten. */
+#define FORGET_JOINED \
+	if \
+	:: !MEMBER_OFF -> \
+		for (i : 0 .. N - 1) { \
+			joined[i] = false \
+		} \
+		i = 0 \
+	:: else \
+	fi
+
 /* A step of vCPU v: only on its pCPU, and while the quantum lasts. */
 #define STEP(v) (on[v] && left[v] > 0) -> left[v]--
 
 /* Round robin over the vCPUs of a pCPU: v, v + P, v + 2P, ... */
 proctype hypervisor(byte p)
 {
-	byte v;
+	byte v, i;
 
 	do
 	:: atomic {
-		/* The quantum is over; or something comes in early. */
-		(turn[p] == NOBODY || left[turn[p]] == 0 || on[turn[p]]) ->
+		/* The next one comes; before it, something else can have had the pCPU for as long as it liked. */
 		if
 		:: turn[p] == NOBODY -> v = p
 		:: else ->
-			on[turn[p]] = false;
 			v = turn[p] + P;
 			if
 			:: v >= N -> v = p
@@ -75,16 +92,23 @@ proctype hypervisor(byte p)
 		:: quanta[v] > 0 -> quanta[v]++
 		:: else
 		fi;
-		/* No preemption before the first step: a quantum has at least one. */
+		FORGET_JOINED;
+		v = 0
+	   };
+	   /* Its quantum is over; or something comes in early, but not before the first step: a quantum has at least one. */
+	   atomic {
+		left[turn[p]] < QUANTUM ->
+		on[turn[p]] = false
 	   }
-	   (left[turn[p]] < QUANTUM)
 	od
 }
 
 proctype vcpu(byte me)
 {
-	byte ticket;
+	byte ticket, i;
 	bool stalled, timely, forced;
+	bool over;		/* it has waited for as long as it may have to */
+	bool was_off;		/* refused because a member was off, since it was refused first */
 
 end:	do
 	:: atomic {
@@ -96,16 +120,22 @@ end:	do
 		stalled = MEMBER_OFF;
 #endif
 		timely = left[me] > (LQL + 1) * CSD;
+		over = quanta[me] > (MEMBER_OFF -> MAX_STALLED : MAX_DEFER);
 #ifdef NO_MAX_DEFER
 		forced = false;
+#elif defined(ASKS_ONCE)
+		forced = quanta[me] > 0;
 #else
-		forced = quanta[me] > (stalled -> MAX_STALLED : MAX_DEFER);
+		forced = over;
 #endif
-		assert(quanta[me] <= MAX_STALLED + 1);
+		was_off = was_off || MEMBER_OFF;
+		assert(quanta[me] <= (was_off -> MAX_STALLED : MAX_DEFER) + 1);
 		if
 		:: (timely && !stalled) || forced ->
-			assert(!MEMBER_OFF || forced);
-			quanta[me] = 0;
+			assert(!MEMBER_OFF || over);
+			stalled = false;
+			timely = false;
+			forced = false;
 			break
 		:: else ->
 			/* Refused: yields the rest of the quantum. */
@@ -113,6 +143,10 @@ end:	do
 			:: quanta[me] == 0 -> quanta[me] = 1
 			:: else
 			fi;
+			stalled = false;
+			timely = false;
+			forced = false;
+			over = false;
 			left[me] = 0
 		fi
 	   }
@@ -127,6 +161,16 @@ end:	do
 	atomic {
 		STEP(me);
 #endif
+		if
+		:: MEMBER_OFF && !over ->
+			assert(!joined[me]);
+			joined[me] = true
+		:: else
+		fi;
+		assert(quanta[me] <= (was_off -> MAX_STALLED : MAX_DEFER) + 2);
+		quanta[me] = 0;
+		was_off = false;
+		over = false;
 		next = AFTER(ticket);
 		who[ticket % 4] = me
 	};
@@ -145,12 +189,14 @@ end:	do
 		holders++;
 		assert(holders == 1)
 	};
-	atomic { STEP(me) };
+holds:	atomic { STEP(me) };
 	atomic {
 		STEP(me);
 		holders--;
 		assert(serving == ticket);
-		serving = AFTER(ticket)
+		serving = AFTER(ticket);
+		ticket = 0;
+		FORGET_JOINED
 	};
 	goto end
 }
@@ -171,3 +217,7 @@ init
 		}
 	}
 }
+
+#ifdef LIVE
+ltl holds_again_and_again { [] <> (vcpu[LIVE + 1]@holds) }
+#endif
