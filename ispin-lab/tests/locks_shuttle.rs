@@ -12,7 +12,7 @@ mod members;
 mod models;
 
 use members::Members;
-use models::{Asking, PCpus, Queue, TornTake};
+use models::{AsksOnce, ForgetsOff, PCpus, Queue, TornTake, release, take_by_the_rule};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, Ordering};
 use shuttle::thread;
@@ -25,11 +25,12 @@ struct Shared<Q> {
 }
 
 const PASSAGES: u32 = 3;
+/// Turns of the hypervisor that a vCPU is off its pCPU: enough for another to ask as often as it may.
+const AWAY: u32 = 8;
 
 fn pass<Q: Queue>(shared: &Shared<Q>, vcpu: u32) {
     for _ in 0..PASSAGES {
-        shared.queue.admit(&mut Asking { pcpus: &shared.pcpus, asked: 0, relax: thread::yield_now });
-        let ticket = shared.queue.take(vcpu);
+        let ticket = take_by_the_rule(&shared.queue, &shared.pcpus, vcpu, thread::yield_now);
         while !shared.queue.is_served(ticket) {
             thread::yield_now();
         }
@@ -37,7 +38,7 @@ fn pass<Q: Queue>(shared: &Shared<Q>, vcpu: u32) {
         thread::yield_now();
         shared.inside.fetch_sub(1, Ordering::SeqCst);
         shared.passages.fetch_add(1, Ordering::SeqCst);
-        shared.queue.release(ticket);
+        release(&shared.queue, &shared.pcpus, vcpu, ticket);
     }
 }
 
@@ -56,7 +57,9 @@ fn model<Q: Queue + 'static>(make: fn() -> Q, vcpus: u32) {
     // Everybody is off for a while, one after the other.
     for vcpu in 0..vcpus as usize {
         shared.pcpus.set(vcpu, false);
-        thread::yield_now();
+        for _ in 0..AWAY {
+            thread::yield_now();
+        }
         shared.pcpus.set(vcpu, true);
     }
     for thread in threads {
@@ -75,8 +78,20 @@ fn one_at_a_time_and_everybody_gets_through() {
 }
 
 #[test]
-#[should_panic]
+#[should_panic(expected = "alone")]
 fn a_queue_that_hands_out_a_ticket_twice_is_caught() {
     let broken = || TornTake { next: atomics::AtomicU32::new(0), serving: atomics::AtomicU32::new(0) };
     shuttle::check_random(move || model(broken, 3), 400);
+}
+
+#[test]
+#[should_panic(expected = "of the queue is off its pCPU")]
+fn a_queue_that_forgets_who_is_off_is_caught() {
+    shuttle::check_random(|| model(|| ForgetsOff(Members::new()), 3), 400);
+}
+
+#[test]
+#[should_panic(expected = "of the queue is off its pCPU")]
+fn a_queue_that_asks_once_is_caught() {
+    shuttle::check_random(|| model(|| AsksOnce(Members::new()), 3), 400);
 }

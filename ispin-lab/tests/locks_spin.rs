@@ -60,15 +60,14 @@ fn the_rule_holds_whatever_the_hypervisor_does(#[case] definitions: &[&str]) {
 
 /// The first two sizes are those at which the sound model is searched to its end.
 #[rstest]
+#[case::hands_a_ticket_out_twice("-DTORN_TAKE", "(holders==1)")]
+#[case::refuses_for_ever("-DNO_MAX_DEFER", "(quanta[me]<=")]
+#[case::forgets_who_is_off("-DFORGETS_QUEUE", "||over)")]
+#[case::asks_once("-DASKS_ONCE", "||over)")]
 fn a_broken_variant_is_found_out(
+    #[case] broken: &str,
+    #[case] violated: &str,
     #[values(["-DN=3", "-DP=1"], ["-DN=2", "-DP=2"], ["-DN=3", "-DP=2"])] size: [&str; 2],
-    #[values(
-        ("-DTORN_TAKE", "(holders==1)"),
-        ("-DNO_MAX_DEFER", "(quanta[me]<="),
-        ("-DFORGETS_QUEUE", "||over)"),
-        ("-DASKS_ONCE", "||over)")
-    )]
-    (broken, violated): (&str, &str),
 ) {
     if is_here() {
         let said = verify(&[&size[..], &[broken]].concat(), &["-DSAFETY"], &[]);

@@ -1,5 +1,7 @@
 //! What the models of the queue of `ispin+` share, whichever crate runs their threads: the queue by its operations, broken
-//! queues, and a world in which vCPUs go off their pCPUs.
+//! queues, a world in which vCPUs go off their pCPUs, and a watch over who takes a ticket when.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::atomics::{AtomicU32, Ordering};
 use super::members::{Members, Refusal, World};
@@ -33,7 +35,79 @@ impl Queue for Members {
     }
 }
 
-/// Hands tickets out in two steps, so that two threads may get the same.
+/// The queue without the rule for members that are off: its own code, in a world in which nobody ever is.
+pub struct ForgetsOff(pub Members);
+
+impl Queue for ForgetsOff {
+    fn admit(&self, world: &mut impl World) {
+        self.0.admit(&mut Bent { world, sees_off: false, patient: true });
+    }
+
+    fn take(&self, vcpu: u32) -> u32 {
+        Queue::take(&self.0, vcpu)
+    }
+
+    fn is_served(&self, ticket: u32) -> bool {
+        self.0.is_served(ticket)
+    }
+
+    fn release(&self, ticket: u32) {
+        self.0.release(ticket);
+    }
+}
+
+/// The queue with the paper's patience: who is refused waits once, and takes a ticket whatever it finds then.
+pub struct AsksOnce(pub Members);
+
+impl Queue for AsksOnce {
+    fn admit(&self, world: &mut impl World) {
+        self.0.admit(&mut Bent { world, sees_off: true, patient: false });
+    }
+
+    fn take(&self, vcpu: u32) -> u32 {
+        Queue::take(&self.0, vcpu)
+    }
+
+    fn is_served(&self, ticket: u32) -> bool {
+        self.0.is_served(ticket)
+    }
+
+    fn release(&self, ticket: u32) {
+        self.0.release(ticket);
+    }
+}
+
+/// A world with wrong answers.
+struct Bent<'a, W> {
+    world: &'a mut W,
+    sees_off: bool,
+    patient: bool,
+}
+
+impl<W: World> World for Bent<'_, W> {
+    fn lock_cap(&mut self, lql: u32) -> Option<i64> {
+        self.world.lock_cap(lql)
+    }
+
+    fn is_off(&mut self, vcpu: u32) -> bool {
+        self.sees_off && self.world.is_off(vcpu)
+    }
+
+    fn refused(&mut self, lql: u32, why: Refusal) {
+        self.world.refused(lql, why);
+    }
+
+    fn wait(&mut self) {
+        self.world.wait();
+    }
+
+    fn gives_in(&mut self, lql: u32, why: Refusal) -> bool {
+        !self.patient || self.world.gives_in(lql, why)
+    }
+}
+
+/// Hands tickets out in two steps, so that two threads may get the same. It has no rule who may: what it shows is that exclusion is
+/// checked.
 pub struct TornTake {
     pub next: AtomicU32,
     pub serving: AtomicU32,
@@ -57,25 +131,102 @@ impl Queue for TornTake {
     }
 }
 
-/// What the vCPUs of a model know: whether each is on its pCPU.
-pub struct PCpus(Vec<AtomicU32>);
+/// Whether each vCPU of a model is on its pCPU: as it is published, and as it is.
+pub struct PCpus {
+    published: Vec<AtomicU32>,
+    watch: Watch,
+}
 
 impl PCpus {
     pub fn new(vcpus: usize) -> Self {
-        Self((0..vcpus).map(|_| AtomicU32::new(1)).collect())
+        Self {
+            published: (0..vcpus).map(|_| AtomicU32::new(1)).collect(),
+            watch: Watch(Mutex::new(Seen { now: 0, members: vec![None; vcpus], off: vec![None; vcpus] })),
+        }
     }
 
     /// The hypervisor takes a vCPU off its pCPU, or puts it back.
     pub fn set(&self, vcpu: usize, on: bool) {
-        self.0[vcpu].store(u32::from(on), Ordering::Release);
+        // The watch believes in an absence for no longer than anybody can read of it.
+        if on {
+            self.watch.seen().off[vcpu] = None;
+        }
+        self.published[vcpu].store(u32::from(on), Ordering::Release);
+        if !on {
+            let mut seen = self.watch.seen();
+            seen.off[vcpu] = Some(seen.now);
+        }
     }
 }
 
+/// Sees who is in the queue and who is off, and since when. It is no part of the model: nothing that it does is a step of it, or
+/// orders two steps of it.
+struct Watch(Mutex<Seen>);
+
+struct Seen {
+    /// Counts what was seen.
+    now: u64,
+    /// Of each vCPU: since when it is a member of the queue.
+    members: Vec<Option<u64>>,
+    /// Of each vCPU: since when it is off its pCPU.
+    off: Vec<Option<u64>>,
+}
+
+impl Watch {
+    /// What was seen before, one thing more to be seen.
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.now += 1;
+        seen
+    }
+}
+
+/// Asks `queue` for a ticket for `vcpu`, and takes it. Also tells when the last look began, as the watch counts; `None` if the wait was
+/// over.
+pub fn take(queue: &impl Queue, pcpus: &PCpus, vcpu: u32, relax: fn()) -> (u32, Option<u64>) {
+    let mut asking = Asking { pcpus, asked: 0, looked: pcpus.watch.seen().now, relax };
+    queue.admit(&mut asking);
+    let looked = (asking.asked <= PATIENCE).then_some(asking.looked);
+    (join(queue, pcpus, vcpu), looked)
+}
+
+/// Takes a ticket without asking, as a vCPU does that holds another lock.
+pub fn join(queue: &impl Queue, pcpus: &PCpus, vcpu: u32) -> u32 {
+    let ticket = queue.take(vcpu);
+    let mut seen = pcpus.watch.seen();
+    seen.members[vcpu as usize] = Some(seen.now);
+    ticket
+}
+
+/// [`take`], watched. Asks for a model in which nobody reads what is out of date: loads are in one order with all that the watch sees,
+/// or threads are ordered by what started them.
+///
+/// # Panics
+/// If somebody was in the queue and off its pCPU from before the last look until the ticket was taken, though the wait was not over.
+pub fn take_by_the_rule(queue: &impl Queue, pcpus: &PCpus, vcpu: u32, relax: fn()) -> u32 {
+    let (ticket, looked) = take(queue, pcpus, vcpu, relax);
+    if let Some(looked) = looked {
+        let seen = pcpus.watch.seen();
+        let before = |since: &Option<u64>| since.is_some_and(|since| since < looked);
+        let off = (0..seen.off.len()).find(|&i| before(&seen.members[i]) && before(&seen.off[i]));
+        assert!(off.is_none(), "a ticket is taken while vCPU {off:?} of the queue is off its pCPU");
+    }
+    ticket
+}
+
+/// Serves the ticket after that of `vcpu`.
+pub fn release(queue: &impl Queue, pcpus: &PCpus, vcpu: u32, ticket: u32) {
+    pcpus.watch.seen().members[vcpu as usize] = None;
+    queue.release(ticket);
+}
+
 /// A vCPU that asks for a ticket; `relax` lets other threads run.
-pub struct Asking<'a> {
-    pub pcpus: &'a PCpus,
-    pub asked: u32,
-    pub relax: fn(),
+struct Asking<'a> {
+    pcpus: &'a PCpus,
+    asked: u32,
+    /// When the last look began, as the watch counts.
+    looked: u64,
+    relax: fn(),
 }
 
 impl World for Asking<'_> {
@@ -85,7 +236,7 @@ impl World for Asking<'_> {
     }
 
     fn is_off(&mut self, vcpu: u32) -> bool {
-        self.pcpus.0[vcpu as usize].load(Ordering::Acquire) == 0
+        self.pcpus.published[vcpu as usize].load(Ordering::Acquire) == 0
     }
 
     fn refused(&mut self, _lql: u32, _why: Refusal) {
@@ -95,6 +246,7 @@ impl World for Asking<'_> {
     fn wait(&mut self) {
         self.asked += 1;
         (self.relax)();
+        self.looked = self.pcpus.watch.seen().now;
         assert!(self.asked <= PATIENCE + 1, "asked again after it gave in");
     }
 
