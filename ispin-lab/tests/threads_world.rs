@@ -174,6 +174,20 @@ fn accesses_bound_a_run() {
     assert!(all[0].thread_time_mean < 5.0 && all[0].thread_time_mean > 0.0);
 }
 
+#[test]
+fn a_run_is_over_when_its_work_is() {
+    let Some(_machine) = machine() else { return };
+    // Nothing else would wake the hypervisor before the minute is over.
+    let begin = Instant::now();
+    let all = results(&["--seconds", "60", "--accesses", "50", "--vcpus", "2", "--host-every-ms", "0"]);
+    assert!(begin.elapsed() < Duration::from_secs(50), "{:?}", begin.elapsed());
+    let r = &all[0];
+    assert_eq!(r.acquisitions, 100);
+    // Where the last thread ended, not where the hypervisor noticed: the threads begin together, within a quantum or two.
+    assert!(r.seconds >= r.thread_time_mean && r.seconds < r.thread_time_mean + 0.1, "{r:?}");
+    assert!((r.acquisitions_per_s * r.seconds - 100.0).abs() < 1e-6, "{r:?}");
+}
+
 /// Library and kernel, joined episode by episode, with the agent's own source.
 #[test]
 fn library_and_kernel_agree() {

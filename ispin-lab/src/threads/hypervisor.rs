@@ -18,11 +18,11 @@ use super::injector::{Injector, Target};
 use super::machine::Machine;
 use super::options::RunOptions;
 use super::result::RunResult;
-use super::scheduling::{HYPERVISOR_PRIORITY, Policy, choose_cpus, set_policy};
+use super::scheduling::{HYPERVISOR_PRIORITY, Policy, RealTime, choose_cpus};
 use super::stolen::stolen_ms;
 use super::totals::Totals;
-use super::vm_process::{Started, VmConfig};
-use super::vms::Vms;
+use super::vm_process::{Started, ThreadResult, VmConfig};
+use super::vms::{Vms, timespec};
 use crate::healing::{Healing, quiet_quanta};
 use crate::vcpu::monotonic_ns;
 use crate::workload;
@@ -128,11 +128,10 @@ impl Hypervisor {
             vms.start(self.config_of(lock, options, vm, &cpus, &publisher)?)?;
         }
         self.announce(lock, options, &cpus, &publisher, &vms)?;
-        let outcome = self.run_announced(lock, options, &mut publisher, &mut vms, &cpus, inject_every);
+        let outcome = self.run_announced(lock, options, &mut publisher, vms, &cpus, inject_every);
         self.publisher_cost = Some(run_time(&publisher.fdinfo_path()?)?);
         // SAFETY: mapped.
         unsafe { write_volatile(addr_of_mut!((*control).gate), GATE_STOP) };
-        drop(vms);
         self.wait_for_detach(control);
         self.machine.session().world = None;
         self.machine.session().save()?;
@@ -215,7 +214,7 @@ impl Hypervisor {
         lock: &str,
         options: &RunOptions,
         publisher: &mut Publisher,
-        vms: &mut Vms,
+        mut vms: Vms,
         cpus: &[usize],
         inject_every: Option<u32>,
     ) -> Result<(RunResult, Vec<Healing>)> {
@@ -232,7 +231,9 @@ impl Hypervisor {
         if self.wait_for_observer {
             self.wait_for_attach(control)?;
         }
-        set_policy(Policy::Fifo, HYPERVISOR_PRIORITY)?;
+        let urgent = RealTime::begin(Policy::Fifo, HYPERVISOR_PRIORITY)?;
+        // Dropped before `urgent`, whatever fails: real-time vCPUs that still run would not let a normal thread end them.
+        let mut vms = vms;
         let before = Totals::read(publisher, options)?;
         let stolen_before = stolen_ms(cpus)?;
         // Announced ahead, so that an observer that has just attached aligns itself before the vCPUs run.
@@ -253,19 +254,21 @@ impl Hypervisor {
             let vcpus = u64::from(options.vms * options.vcpus);
             Injector::new(quantum, every, quiet_quanta(vcpus, cpus.len() as u64), begin, targets)
         });
-        let ran = self.supervise(control, vms, window, end, injector.as_mut(), &publisher.maps);
+        let ran = self.supervise(control, &mut vms, window, end, injector.as_mut(), &publisher.maps);
         let after = Totals::read(publisher, options)?;
         let stolen_ms = stolen_ms(cpus)?.saturating_sub(stolen_before);
-        let elapsed = monotonic_ns().min(end).saturating_sub(begin) as f64 / 1e9;
+        let over = monotonic_ns().min(end);
         let finished = ran.and_then(|()| vms.finish());
-        set_policy(Policy::Normal, 0)?;
         let threads = finished?;
-        let counted = after.since(&before).result(lock, options, cpus.len(), elapsed, &threads);
+        urgent.end()?;
+        let seconds = measured_seconds(options, begin, over, &threads);
+        let counted = after.since(&before).result(lock, options, cpus.len(), seconds, &threads);
         let result = RunResult { stolen_ms, ..counted };
         Ok((result, injector.map_or_else(Vec::new, |injector| injector.healings)))
     }
 
-    /// Pauses the VMs in every host window until the run ends.
+    /// Pauses the VMs in every host window until the run ends. Asleep in between: the vCPUs, which come after this thread, lose none
+    /// of their pCPUs' time to it.
     fn supervise(
         &self,
         control: *mut ispin_common::threads::Control,
@@ -316,7 +319,7 @@ impl Hypervisor {
             if let Some(injector) = injector.as_ref().filter(|_| now < end) {
                 wake = wake.min(injector.next());
             }
-            sleep_until(wake);
+            vms.wait_for_an_end(wake)?;
         }
     }
 
@@ -352,9 +355,36 @@ impl Hypervisor {
     }
 }
 
+/// How long a run was that began at `begin` and was over at `over` at the latest. Threads with a number of accesses end it with the
+/// last of them; what came after, a host window perhaps, is no part of it.
+fn measured_seconds(options: &RunOptions, begin: u64, over: u64, threads: &[Vec<ThreadResult>]) -> f64 {
+    let last = threads.iter().flatten().map(|thread| thread.ended_ns).max();
+    let over = last.filter(|_| options.accesses > 0).map_or(over, |last| last.min(over));
+    over.saturating_sub(begin) as f64 / 1e9
+}
+
 fn sleep_until(ns: u64) {
-    let at =
-        rustix::time::Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as i64 };
+    let at = timespec(ns);
     // An interrupted sleep is as good: the caller looks at the clock and at the signal flag.
     let _ = rustix::thread::clock_nanosleep_absolute(rustix::thread::ClockId::Monotonic, &at);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_work_ends_a_run_with_its_last_access() {
+        let ended = |ended_ns| ThreadResult { operations: 10, elapsed_ns: 1, ended_ns };
+        let threads = [vec![ended(1_020_000_000), ended(1_030_000_000)], vec![ended(1_025_000_000)]];
+        let seconds = |accesses, over| {
+            let options = RunOptions { accesses, ..RunOptions::default() };
+            measured_seconds(&options, 1_000_000_000, over, &threads)
+        };
+        assert_eq!(seconds(10, 1_100_000_000), 0.03);
+        // As many as fit the time: to its end.
+        assert_eq!(seconds(0, 1_100_000_000), 0.1);
+        // The time ended it before the work was done: an access that was begun does not count for time.
+        assert_eq!(seconds(10, 1_020_000_000), 0.02);
+    }
 }

@@ -29,7 +29,7 @@ pub struct RunResult {
     pub seed: u64,
     /// Repeat of an experiment, from 1.
     pub repeat: u32,
-    /// Length of the run, seconds.
+    /// Length of the run, seconds: to the last access where each thread was to make a number of them.
     pub seconds: f64,
     /// Lock operations completed.
     pub acquisitions: u64,

@@ -1,6 +1,7 @@
 //! Policies, priorities and CPU sets of threads.
 
 use std::io;
+use std::marker::PhantomData;
 
 use anyhow::{Context, Result, bail};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -48,6 +49,37 @@ pub fn set_policy_of(tid: u32, policy: Policy, priority: i32) -> Result<()> {
     Err(error).with_context(|| format!("making a thread {policy:?} with priority {priority}: {hint}"))
 }
 
+/// A real-time policy of the calling thread, for as long as this lives: whoever leaves early leaves it, too, and so nothing that the
+/// thread starts afterwards inherits it.
+pub struct RealTime {
+    /// It is about the thread that made it.
+    thread: PhantomData<*const ()>,
+}
+
+impl RealTime {
+    /// Gives the calling thread `policy` and `priority`.
+    pub fn begin(policy: Policy, priority: i32) -> Result<Self> {
+        set_policy(policy, priority)?;
+        Ok(Self { thread: PhantomData })
+    }
+
+    /// Makes the thread normal again, and says if that fails.
+    pub fn end(self) -> Result<()> {
+        std::mem::forget(self);
+        set_policy(Policy::Normal, 0)
+    }
+}
+
+impl Drop for RealTime {
+    fn drop(&mut self) {
+        if let Err(error) = set_policy(Policy::Normal, 0) {
+            log::error!(
+                "this thread stays real-time, and so does what it starts; end the program: {error:#}"
+            );
+        }
+    }
+}
+
 /// The first `count` CPUs that this process may use; all of them for 0.
 pub fn choose_cpus(count: u32) -> Result<Vec<usize>> {
     let set = sched_getaffinity(None).context("reading the CPU set of this process")?;
@@ -71,4 +103,38 @@ pub fn bind(cpus: &[usize]) -> Result<()> {
 /// The calling thread's id.
 pub fn thread_id() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy() -> i32 {
+        // SAFETY: asks for the calling thread's policy.
+        unsafe { libc::sched_getscheduler(0) }
+    }
+
+    #[test]
+    fn a_thread_is_normal_again_whichever_way_it_leaves() {
+        let leaves_early = || -> Result<()> {
+            let _urgent = RealTime::begin(Policy::Fifo, 1)?;
+            assert_eq!(policy(), libc::SCHED_FIFO);
+            bail!("early")
+        };
+        // In a thread of its own, for the policy would be inherited by the tests that come after a failure.
+        let tested = std::thread::spawn(move || {
+            let error = leaves_early().expect_err("it leaves early");
+            if error.to_string() != "early" {
+                return Err(error);
+            }
+            assert_eq!(policy(), libc::SCHED_OTHER, "left early");
+            RealTime::begin(Policy::Fifo, 1)?.end()?;
+            assert_eq!(policy(), libc::SCHED_OTHER, "left in the end");
+            Ok(())
+        });
+        if let Err(why) = tested.join().expect("thread") {
+            assert!(std::env::var_os("CI").is_none(), "{why:#}");
+            eprintln!("skipped: {why:#}");
+        }
+    }
 }

@@ -59,6 +59,8 @@ pub struct ThreadResult {
     pub operations: u64,
     /// From the opening of the gate to its last operation, ns.
     pub elapsed_ns: u64,
+    /// When that was, `CLOCK_MONOTONIC` ns.
+    pub ended_ns: u64,
 }
 
 /// How long a vCPU that is not published yet sleeps, and how often, before its run is given up.
@@ -200,7 +202,7 @@ fn vcpu_thread(
     }
     me.retire();
     set_policy(Policy::Normal, 0)?;
-    Ok(ThreadResult { operations, elapsed_ns: now - begin })
+    Ok(ThreadResult { operations, elapsed_ns: now - begin, ended_ns: now })
 }
 
 /// The start barrier. Threads sleep in it without waking, so that waiting grants them no quanta, and are
