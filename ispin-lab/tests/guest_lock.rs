@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::process::Command;
 
+mod fairness;
 mod guest;
 
-use guest::{fails, find, machine, succeeds, vm};
+use guest::{find, machine, succeeds, vm};
 
 /// Runs the script that counts from the kernel's own trace, and returns what it printed.
 fn truth(trace: &Path, snapshots: &Path, more: &[&str]) -> String {
@@ -43,44 +44,97 @@ fn the_agent_counts_what_the_kernels_own_trace_holds() {
     }
 }
 
-/// What every lock of the guest's kernel promises: one holder at a time (the load checks), progress for each thread, and for
-/// some the order of the tickets and equal shares.
+/// A lock of the guest's kernel, and what to expect of it.
+struct Promise {
+    lock: &'static str,
+    /// It serves in the order of the tickets, and so gives equal shares.
+    fifo: bool,
+    /// Least acquires that had to wait, or its order would show nothing.
+    waits: u64,
+}
+
+/// How long a run is, seconds, and how long its threads hold the lock.
+struct Load {
+    seconds: &'static str,
+    hold: &'static str,
+}
+
+const SHORT: Load = Load { seconds: "0.4", hold: "300" };
+/// The longer the holds, the more there is to meet in the lock.
+const LONG: Load = Load { seconds: "1", hold: "3000" };
+
+/// The two threads' operations, as the closing table tells them.
+fn shares(said: &str) -> Result<[u64; 2], String> {
+    if !said.lines().any(|line| line.trim_start().starts_with("load") && line.contains(" 2 threads")) {
+        return Err(format!("not two threads: {said}"));
+    }
+    let line = said.lines().find(|line| line.trim_start().starts_with("a thread")).unwrap_or_default();
+    let shares: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    <[u64; 2]>::try_from(shares).map_err(|_| format!("no shares of two threads: {said}"))
+}
+
+/// Checks what every lock of the guest's kernel promises: one holder at a time (the load checks), progress for each thread, and for some
+/// the order of the tickets and equal shares. `more` is for the kernel's command line.
+fn keeps(kernel: &Path, promise: &Promise, load: &Load, more: &[&str]) -> Result<(), String> {
+    let &Promise { lock, fifo, waits } = promise;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
+    let run = |observed: bool| {
+        let mut command = vm(kernel, &["--lock", lock, "--workload", "micro", "--seconds", load.seconds]);
+        command.args(["--soft-slice-ms", "2", "--deterministic"]).args(more);
+        if observed {
+            command.arg("--trace").arg(&trace).arg("--json").arg(&snapshots);
+        } else {
+            command.arg("--no-agent");
+        }
+        // Short pauses between two accesses, so that there often is a queue.
+        let output = command.args(["--", "--hold", load.hold, "--gap", "100"]).output().expect("ispin-lab");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            return Err(format!("{lock}: {said}{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        let shares = shares(&said)?;
+        if shares.iter().any(|&share| share < 100) {
+            return Err(format!("{lock}: a thread did not go on: {said}"));
+        }
+        Ok(shares)
+    };
+    // The agent has a CPU in common with one of the two, and a share of it that depends on where their phases fall: equal shares can be
+    // asked for where it is not there.
+    run(true)?;
+    let table = truth(&trace, &snapshots, if fifo { &["--fifo"] } else { &[] });
+    if counted(&table, "contended") < waits {
+        return Err(format!("{lock}: nobody waits: {table}"));
+    }
+    let shares = run(false)?;
+    let index = fairness::index(&shares);
+    println!("{lock}: {index:.3}");
+    if fifo && index <= fairness::FAIR {
+        return Err(format!("{lock}: fairness {index} of {shares:?}"));
+    }
+    Ok(())
+}
+
+const fn promise(lock: &'static str, fifo: bool, waits: u64) -> Promise {
+    Promise { lock, fifo, waits }
+}
+
 #[test]
 fn every_lock_excludes_goes_on_and_keeps_its_order() {
     let Some((_one, kernel)) = machine() else { return };
-    let dir = tempfile::tempdir().expect("tempdir");
-    for (lock, fifo, waits) in [
-        ("ticket", true, 50),
-        ("hvm", true, 50),
-        ("pv", true, 50),
-        ("ispin+", true, 50),
-        ("pvticket", true, 50),
-        ("oticket", true, 50),
-        ("pts", false, 50),
+    for promise in [
+        promise("ticket", true, 50),
+        promise("hvm", true, 50),
+        promise("pv", true, 50),
+        promise("ispin+", true, 50),
+        promise("pvticket", true, 50),
+        promise("oticket", true, 50),
+        promise("pts", false, 50),
         // Whoever releases it is there first to take it again: with two vCPUs hardly anybody meets another. How many do depends on
         // where the phases of the two fall, and so on where the compiler put things.
-        ("unfair", false, 1),
+        promise("unfair", false, 1),
     ] {
-        let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
-        let mut command = vm(&kernel, &["--lock", lock, "--workload", "micro", "--seconds", "0.4"]);
-        command
-            .args(["--soft-slice-ms", "2", "--deterministic", "--trace"])
-            .arg(&trace)
-            .arg("--json")
-            .arg(&snapshots);
-        // Short pauses between two accesses, so that there often is a queue.
-        let output = succeeds(command.args(["--", "--hold", "300", "--gap", "100"]));
-        let said = String::from_utf8_lossy(&output.stdout);
-        let shares = said.lines().find(|line| line.trim_start().starts_with("a thread")).expect("its shares");
-        let shares: Vec<f64> = shares.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [least, most] = shares[..] else { panic!("{said}") };
-        assert!(least >= 100.0, "{lock}: a thread did not go on: {said}");
-        // The agent has a CPU in common with one of the two, and a share of it that depends on where their phases fall: a half when it
-        // always has something to do. So this finds only a lock that hands one of them most of the passages; order is told by the
-        // tickets below, and equal shares are asked of the lock library, where nobody else is on the CPUs.
-        assert!(!fifo || least / most > 0.25, "{lock} is not fair: {said}");
-        let table = truth(&trace, &snapshots, if fifo { &["--fifo"] } else { &[] });
-        assert!(counted(&table, "contended") >= waits, "{lock}: nobody waits: {table}");
+        keeps(&kernel, &promise, &SHORT, &[]).unwrap_or_else(|why| panic!("{why}"));
     }
 }
 
@@ -96,12 +150,10 @@ fn a_broken_lock_is_caught_and_a_sound_one_is_not() {
             return;
         }
     };
-    // Long holds and short gaps: there is always somebody in the lock to meet.
-    let load = ["--lock", "ticket", "--workload", "micro", "--seconds", "1", "--deterministic"];
-    let inside = ["--", "--hold", "3000", "--gap", "100"];
-    succeeds(vm(&sound, &load).args(inside));
+    let ticket = promise("ticket", true, 50);
+    keeps(&sound, &ticket, &LONG, &[]).unwrap_or_else(|why| panic!("{why}"));
     // The same kernel with its lock left whole.
-    succeeds(vm(&broken, &load).args(inside));
-    let said = fails(vm(&broken, &load).args(["--append", "ispinlock.broken=1"]).args(inside));
-    assert!(said.contains("the load found the lock broken"), "{said}");
+    keeps(&broken, &ticket, &LONG, &[]).unwrap_or_else(|why| panic!("{why}"));
+    let why = keeps(&broken, &ticket, &LONG, &["--append", "ispinlock.broken=1"]).expect_err("a broken lock");
+    assert!(why.contains("the load found the lock broken"), "{why}");
 }
