@@ -123,7 +123,22 @@ mod tests {
         assert_eq!(store(ERROR, b"ENOENT\0").read("x").unwrap(), None);
         let error = store(ERROR, b"EACCES\0").write("x", "1").unwrap_err();
         assert!(error.to_string().contains("EACCES"), "{error}");
-        assert!(store(7, b"").read("x").is_err());
-        assert!(store(READ, b"").stream.read(&mut [0; 64]).is_ok());
+        let error = store(7, b"").read("x").unwrap_err();
+        assert!(format!("{error:#}").contains("an answer of kind 7"), "{error:#}");
+    }
+
+    #[test]
+    fn an_empty_value_is_a_value() {
+        assert_eq!(store(READ, b"").read("x").unwrap().as_deref(), Some(""));
+        store(WRITE, b"OK\0").write("x", "").unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_or_too_long_is_an_error() {
+        let mut cut = store(READ, b"17");
+        cut.stream.answer.pop();
+        assert!(format!("{:#}", cut.read("x").unwrap_err()).contains("the answer"));
+        let mut long = store(READ, &[0; MOST + 1]);
+        assert!(format!("{:#}", long.read("x").unwrap_err()).contains("an answer of 4097 bytes"));
     }
 }
