@@ -21,6 +21,8 @@ pub fn quiet_quanta(vcpus: u64, pcpus: u64) -> u64 {
 /// One preemption and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Healing {
+    /// The run of its lock that it was made in, from 1; 0 = not said yet.
+    pub repeat: u32,
     /// Quanta from the return of the holder to the first of [`quiet_quanta`] without a problematic preemption; `None` = the observation
     /// ended before.
     pub quanta: Option<u64>,
@@ -45,10 +47,27 @@ pub struct InjectionResult {
     pub vcpus: u32,
     /// How many quanta without a problematic preemption were asked of it.
     pub quiet_quanta: u64,
-    /// Each injection.
+    /// Runs of the lock.
+    pub repeats: u32,
+    /// Each injection of all runs.
     pub healings: Vec<Healing>,
-    /// The run that they were made in, of the threads world.
-    pub run: Option<RunResult>,
+    /// Each run, of the threads world.
+    pub runs: Vec<RunResult>,
+}
+
+impl InjectionResult {
+    /// Of a lock that nothing was done to yet.
+    pub fn new(lock: String, vcpus: u32, quiet_quanta: u64) -> Self {
+        Self { lock, vcpus, quiet_quanta, repeats: 0, healings: vec![], runs: vec![] }
+    }
+
+    /// Adds what came of the injections of one more run, and the run itself if there is more to be told of it.
+    pub fn add(&mut self, healings: Vec<Healing>, run: Option<RunResult>) {
+        self.repeats += 1;
+        let repeat = self.repeats;
+        self.healings.extend(healings.into_iter().map(|healing| Healing { repeat, ..healing }));
+        self.runs.extend(run.map(|run| RunResult { repeat, ..run }));
+    }
 }
 
 /// Writes them as JSON in one step: the file is whole at any moment. What is no file, as /dev/stdout, is written to.
@@ -66,12 +85,13 @@ pub fn save(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// One line for each lock.
+/// One line for each lock: medians over all injections of all its runs.
 pub fn table(results: &[InjectionResult]) -> String {
     let mut builder = tabled::builder::Builder::default();
     builder.push_record([
         "lock",
         "vCPUs",
+        "runs",
         "injections",
         "healed",
         "quanta median",
@@ -88,6 +108,7 @@ pub fn table(results: &[InjectionResult]) -> String {
         builder.push_record([
             result.lock.clone(),
             result.vcpus.to_string(),
+            result.repeats.to_string(),
             result.healings.len().to_string(),
             result.healings.iter().filter(|h| h.quanta.is_some()).count().to_string(),
             shown(of(quanta)),
@@ -121,5 +142,20 @@ mod tests {
         assert_eq!(healed_after(&[], 100, 10, 2, 3), None, "observed for too short");
         assert_eq!(healed_after(&[105, 145], 100, 10, 20, 8), Some(5), "three quiet quanta are not a round");
         assert_eq!((quiet_quanta(8, 1), quiet_quanta(9, 2), quiet_quanta(2, 2)), (8, 5, 3));
+    }
+    #[test]
+    fn a_median_is_of_all_injections_of_all_runs() {
+        let healing = |quanta, psp| Healing { repeat: 0, quanta, psp, acquisitions_per_quantum: 100.0 };
+        let run = |seconds| Some(RunResult { seconds, repeat: 1, ..RunResult::default() });
+        let mut result = InjectionResult::new("ispin+".into(), 8, 4);
+        result.add(vec![healing(Some(1), 2), healing(Some(1), 4)], run(2.0));
+        result.add(vec![healing(Some(3), 6), healing(None, 90), healing(Some(4), 8)], run(3.0));
+        let repeats: Vec<u32> = result.healings.iter().map(|healing| healing.repeat).collect();
+        assert_eq!(repeats, [1, 1, 2, 2, 2]);
+        let runs: Vec<(u32, f64)> = result.runs.iter().map(|run| (run.repeat, run.seconds)).collect();
+        assert_eq!(runs, [(1, 2.0), (2, 3.0)]);
+        let table = table(&[result]);
+        let cells: Vec<&str> = table.lines().last().unwrap_or_default().split('|').map(str::trim).collect();
+        assert_eq!(cells, ["", "ispin+", "8", "2", "5", "4", "3", "not healed", "6", "100", ""], "{table}");
     }
 }

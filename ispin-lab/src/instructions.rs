@@ -26,6 +26,9 @@ pub struct InstructionOptions {
     /// Leave out the rows in which somebody observes
     #[arg(long)]
     pub unobserved: bool,
+    /// Leave out the rows in which others are in the queue already
+    #[arg(long)]
+    pub uncontended: bool,
     /// How often each row is measured: counted instructions are the same each time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub repeats: u16,
@@ -34,11 +37,25 @@ pub struct InstructionOptions {
     pub csv: Option<PathBuf>,
 }
 
-/// One row: a kernel, its lock, and who observes.
+/// One row: a kernel, its lock, and who observes or is in the queue.
 struct Case {
     name: &'static str,
     arguments: &'static [&'static str],
     rival: Option<Rival>,
+    /// How many are in the queue already. 0 = a lock and unlock that nobody contends.
+    members: u32,
+}
+
+const fn case(name: &'static str, arguments: &'static [&'static str]) -> Case {
+    Case { name, arguments, rival: None, members: 0 }
+}
+
+const fn behind(name: &'static str, arguments: &'static [&'static str], members: u32) -> Case {
+    Case { name, arguments, rival: None, members }
+}
+
+const fn observed(name: &'static str, arguments: &'static [&'static str], rival: Rival) -> Case {
+    Case { name, arguments, rival: Some(rival), members: 0 }
 }
 
 impl Case {
@@ -49,54 +66,50 @@ impl Case {
 
 const PATCHED: &[&str] = &["--soft-slice-ms", "1000"];
 
-static CASES: [Case; 17] = [
-    Case { name: "stock queued spinlock", arguments: &["--lock", "stock", "--no-agent"], rival: None },
+const TICKET: &[&str] = &["--lock", "ticket", "--no-agent"];
+const HVM: &[&str] = &["--lock", "hvm", "--no-agent"];
+const PV: &[&str] = &["--lock", "pv", "--no-agent"];
+const PLUS: &[&str] = &["--lock", "ispin+", "--no-agent"];
+
+static CASES: [Case; 23] = [
+    case("stock queued spinlock", &["--lock", "stock", "--no-agent"]),
     // The first two patches are the generic ticket lock and nothing else.
-    Case {
-        name: "stock ticket lock",
-        arguments: &["--lock", "stock", "--series", "2", "--no-agent"],
-        rival: None,
-    },
-    Case { name: "ticket", arguments: &["--lock", "ticket", "--no-agent"], rival: None },
-    Case { name: "hvm", arguments: &["--lock", "hvm", "--no-agent"], rival: None },
-    Case { name: "pv", arguments: &["--lock", "pv", "--no-agent"], rival: None },
-    Case { name: "ispin+", arguments: &["--lock", "ispin+", "--no-agent"], rival: None },
-    Case { name: "unfair", arguments: &["--lock", "unfair", "--no-agent"], rival: None },
-    Case { name: "pts", arguments: &["--lock", "pts", "--no-agent"], rival: None },
-    Case { name: "pvticket", arguments: &["--lock", "pvticket", "--no-agent"], rival: None },
-    Case { name: "oticket", arguments: &["--lock", "oticket", "--no-agent"], rival: None },
-    Case { name: "ticket, agent", arguments: &["--lock", "ticket"], rival: None },
-    Case { name: "hvm, agent", arguments: &["--lock", "hvm"], rival: None },
-    Case { name: "pv, agent", arguments: &["--lock", "pv"], rival: None },
-    Case {
-        name: "ticket, ftrace",
-        arguments: &["--lock", "ticket", "--no-agent"],
-        rival: Some(Rival::Ftrace),
-    },
-    Case { name: "hvm, ftrace", arguments: &["--lock", "hvm", "--no-agent"], rival: Some(Rival::Ftrace) },
-    Case {
-        name: "ticket, bpftrace",
-        arguments: &["--lock", "ticket", "--no-agent", "--memory-mb", "2048"],
-        rival: Some(Rival::Bpftrace),
-    },
-    Case {
-        name: "hvm, bpftrace",
-        arguments: &["--lock", "hvm", "--no-agent", "--memory-mb", "2048"],
-        rival: Some(Rival::Bpftrace),
-    },
+    case("stock ticket lock", &["--lock", "stock", "--series", "2", "--no-agent"]),
+    case("ticket", TICKET),
+    case("hvm", HVM),
+    case("pv", PV),
+    case("ispin+", PLUS),
+    case("unfair", &["--lock", "unfair", "--no-agent"]),
+    case("pts", &["--lock", "pts", "--no-agent"]),
+    case("pvticket", &["--lock", "pvticket", "--no-agent"]),
+    case("oticket", &["--lock", "oticket", "--no-agent"]),
+    behind("ticket, 8 in the queue", TICKET, 8),
+    behind("pv, 8 in the queue", PV, 8),
+    behind("ispin+, 1 in the queue", PLUS, 1),
+    behind("ispin+, 2 in the queue", PLUS, 2),
+    behind("ispin+, 4 in the queue", PLUS, 4),
+    behind("ispin+, 8 in the queue", PLUS, 8),
+    case("ticket, agent", &["--lock", "ticket"]),
+    case("hvm, agent", &["--lock", "hvm"]),
+    case("pv, agent", &["--lock", "pv"]),
+    observed("ticket, ftrace", TICKET, Rival::Ftrace),
+    observed("hvm, ftrace", HVM, Rival::Ftrace),
+    observed("ticket, bpftrace", &["--lock", "ticket", "--no-agent", "--memory-mb", "2048"], Rival::Bpftrace),
+    observed("hvm, bpftrace", &["--lock", "hvm", "--no-agent", "--memory-mb", "2048"], Rival::Bpftrace),
 ];
 
-/// A row of the table. Instructions of a lock and unlock, of the batch into which no interrupt fell.
+/// A row of the table. Instructions of a lock and unlock, of the batch into which no interrupt fell; where others are in the queue,
+/// from the call of `spin_lock` until another vCPU sees the ticket (`docs/workloads.md`, `mode=queue`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// Kernel, lock and observer.
+    /// Kernel, lock, and observer or queue.
     pub name: String,
-    /// `spin_lock`, `spin_unlock`.
+    /// `spin_lock`, `spin_unlock`; or `spin_lock` up to its ticket.
     pub spin: f64,
-    /// `spin_lock_irqsave`, `spin_unlock_irqrestore`.
-    pub irqsave: f64,
-    /// `spin_trylock`, `spin_unlock`.
-    pub trylock: f64,
+    /// `spin_lock_irqsave`, `spin_unlock_irqrestore`, where nobody contends.
+    pub irqsave: Option<f64>,
+    /// `spin_trylock`, `spin_unlock`, where nobody contends.
+    pub trylock: Option<f64>,
     /// Which measurement of the row, from 1.
     #[serde(default = "first")]
     pub repeat: u64,
@@ -115,7 +128,9 @@ fn wanted(options: &InstructionOptions) -> Vec<&'static Case> {
             false => case.name.contains(word),
         })
     };
-    CASES.iter().filter(|case| named(case) && !(options.unobserved && case.is_observed())).collect()
+    let left_out =
+        |case: &Case| options.unobserved && case.is_observed() || options.uncontended && case.members > 0;
+    CASES.iter().filter(|case| named(case) && !left_out(case)).collect()
 }
 
 /// The rows that are asked for, in the order of the table: names, and which measurement.
@@ -227,18 +242,16 @@ fn measure_case(case: &Case, repeat: u64) -> Result<Row> {
     let observed = vm::observe(&vm_options(case, repeat)?)?.context("the guest was ended early")?;
     let result = observed.result().context("the load gave no result")?;
     let cycles = result.other.get("cycles").context("the load measured no cycles")?;
-    let instructions = |operation: &str| -> Result<f64> {
-        let least = cycles.get(operation).and_then(|pair| pair.get("least")).and_then(|value| value.as_f64());
-        let least = least.with_context(|| format!("the load did not measure {operation}"))?;
-        Ok(least / CYCLES_PER_INSTRUCTION)
+    let least = |operation: &str, cycles: Option<&serde_json::Value>| -> Result<f64> {
+        let cycles = cycles.and_then(|cycles| cycles.as_f64());
+        Ok(cycles.with_context(|| format!("the load did not measure {operation}"))? / CYCLES_PER_INSTRUCTION)
     };
-    Ok(Row {
-        name: case.name.to_owned(),
-        spin: instructions("spin")?,
-        irqsave: instructions("irqsave")?,
-        trylock: instructions("trylock")?,
-        repeat,
-    })
+    let pair = |operation: &str| least(operation, cycles.get(operation).and_then(|pair| pair.get("least")));
+    let (spin, irqsave, trylock) = match case.members {
+        0 => (pair("spin")?, Some(pair("irqsave")?), Some(pair("trylock")?)),
+        members => (least("the queue", cycles.get(members.to_string()))?, None, None),
+    };
+    Ok(Row { name: case.name.to_owned(), spin, irqsave, trylock, repeat })
 }
 
 fn vm_options(case: &Case, repeat: u64) -> Result<VmOptions> {
@@ -247,14 +260,20 @@ fn vm_options(case: &Case, repeat: u64) -> Result<VmOptions> {
         #[command(flatten)]
         vm: VmOptions,
     }
-    let common = ["vm", "--vcpus", "2", "--threads", "1", "--workload", "pairs", "--deterministic"];
-    let mut line: Vec<&str> = common.to_vec();
+    // Who asks, and those that are in the queue.
+    let threads = (case.members + 1).to_string();
+    let (vcpus, workload, operations) = match case.members {
+        0 => ("2", "pairs", "20000"),
+        _ => (threads.as_str(), "queue", "300"),
+    };
+    let mut line =
+        vec!["vm", "--vcpus", vcpus, "--threads", &threads, "--workload", workload, "--deterministic"];
     line.extend(case.arguments);
     if !case.arguments.contains(&"stock") {
         line.extend(PATCHED);
     }
     let seed = repeat.to_string();
-    line.extend(["--seed", &seed, "--", "--operations", "20000"]);
+    line.extend(["--seed", &seed, "--", "--operations", operations]);
     let mut options = Line::try_parse_from(line).context("the options of this row")?.vm;
     options.rival = case.rival;
     Ok(options)
@@ -267,9 +286,9 @@ pub fn table(rows: &[Row]) -> String {
     let mut names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
     names.dedup();
     for name in names {
-        let figure = |of: fn(&Row) -> f64| {
-            let mut values: Vec<String> =
-                rows.iter().filter(|row| row.name == name).map(|row| format!("{:.0}", of(row))).collect();
+        let figure = |of: fn(&Row) -> Option<f64>| {
+            let told = |row: &Row| of(row).map_or("-".to_owned(), |value| format!("{value:.0}"));
+            let mut values: Vec<String> = rows.iter().filter(|row| row.name == name).map(told).collect();
             // Repeats that differ are all told.
             values.sort();
             values.dedup();
@@ -277,7 +296,7 @@ pub fn table(rows: &[Row]) -> String {
         };
         builder.push_record([
             name.to_owned(),
-            figure(|row| row.spin),
+            figure(|row| Some(row.spin)),
             figure(|row| row.irqsave),
             figure(|row| row.trylock),
         ]);
@@ -300,28 +319,54 @@ mod tests {
 
     #[test]
     fn rows_are_told_in_whole_instructions() {
-        let row = |repeat, irqsave| Row { name: "hvm".into(), spin: 49.0, irqsave, trylock: 47.5, repeat };
+        let row = |repeat, irqsave| Row {
+            name: "hvm".into(),
+            spin: 49.0,
+            irqsave: Some(irqsave),
+            trylock: Some(47.5),
+            repeat,
+        };
         let text = table(&[row(1, 64.0), row(2, 65.0)]);
         assert!(text.contains("| hvm ") && text.contains("| 49 ") && text.contains("| 64, 65 "), "{text}");
         assert_eq!(text.lines().count(), 3);
     }
 
     #[test]
+    fn what_was_not_measured_is_a_dash() {
+        let row =
+            Row { name: "pv, 8 in the queue".into(), spin: 31.0, irqsave: None, trylock: None, repeat: 1 };
+        let text = table(&[row]);
+        assert!(text.contains("| 31 ") && text.matches("| - ").count() == 2, "{text}");
+    }
+
+    #[test]
     fn an_unknown_row_is_refused() {
-        let options =
-            InstructionOptions { only: Some("mcs".into()), unobserved: false, repeats: 1, csv: None };
+        let options = InstructionOptions {
+            only: Some("mcs".into()),
+            unobserved: false,
+            uncontended: false,
+            repeats: 1,
+            csv: None,
+        };
         assert!(measure(&options).unwrap_err().to_string().contains("stock queued spinlock"));
     }
 
     fn row(case: &Case, repeat: u64) -> Row {
-        Row { name: case.name.to_owned(), spin: 49.0, irqsave: 64.5, trylock: 47.5, repeat }
+        let pair = |value| (case.members == 0).then_some(value);
+        Row { name: case.name.to_owned(), spin: 49.0, irqsave: pair(64.5), trylock: pair(47.5), repeat }
     }
 
     #[test]
     fn what_is_missing_is_measured_and_the_rest_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let csv = dir.path().join("i.csv");
-        let options = |unobserved| InstructionOptions { only: None, unobserved, repeats: 2, csv: None };
+        let options = |quick| InstructionOptions {
+            only: None,
+            unobserved: quick,
+            uncontended: quick,
+            repeats: 2,
+            csv: None,
+        };
         let (going_on, mut rows) = (AtomicBool::new(false), vec![]);
         fill(&options(true), &csv, &mut rows, &going_on, |case, repeat| Ok(row(case, repeat))).unwrap();
         assert_eq!((rows.len(), read(&csv).unwrap()), (20, rows.clone()));
@@ -335,8 +380,8 @@ mod tests {
         });
         let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains("4 rows failed") && error.contains("no bpftrace here"), "{error}");
-        assert!(measured.len() == 14 && measured.iter().all(|name| name.contains(", ")), "{measured:?}");
-        assert_eq!((rows.len(), read(&csv).unwrap()), (30, rows.clone()));
+        assert!(measured.len() == 26 && measured.iter().all(|name| name.contains(", ")), "{measured:?}");
+        assert_eq!((rows.len(), read(&csv).unwrap()), (42, rows.clone()));
 
         fill(&options(false), &csv, &mut rows, &going_on, |case, repeat| Ok(row(case, repeat))).unwrap();
         let all: Vec<Row> = CASES.iter().flat_map(|case| [row(case, 1), row(case, 2)]).collect();
@@ -349,7 +394,8 @@ mod tests {
     fn an_interruption_keeps_what_there_is() {
         let dir = tempfile::tempdir().unwrap();
         let csv = dir.path().join("i.csv");
-        let options = InstructionOptions { only: None, unobserved: true, repeats: 1, csv: None };
+        let options =
+            InstructionOptions { only: None, unobserved: true, uncontended: true, repeats: 1, csv: None };
         let (interrupted, mut rows) = (AtomicBool::new(false), vec![]);
         let done = fill(&options, &csv, &mut rows, &interrupted, |case, repeat| {
             // The second one sees it, and the one after it would not be begun.
@@ -369,8 +415,9 @@ mod tests {
     fn a_whole_name_is_one_row() {
         let of = |only: &str, unobserved| {
             let only = (!only.is_empty()).then(|| only.to_owned());
-            plan(&InstructionOptions { only, unobserved, repeats: 2, csv: None }).count()
+            plan(&InstructionOptions { only, unobserved, uncontended: false, repeats: 2, csv: None }).count()
         };
-        assert_eq!((of("hvm", false), of("agent", false), of("", true)), (2, 6, 20));
+        assert_eq!((of("hvm", false), of("agent", false), of("", true), of("queue,", false)), (2, 6, 32, 0));
+        assert_eq!(of("in the queue", true), 12);
     }
 }

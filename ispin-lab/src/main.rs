@@ -84,7 +84,10 @@ enum Cmd {
         /// Quanta from one injection to the next: how long a lock has to heal
         #[arg(long, value_name = "QUANTA", default_value_t = 30)]
         every: u32,
-        /// Write each injection as JSON
+        /// Runs of each lock, in turn with those of the others, with the seeds that follow
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        repeats: u32,
+        /// Write each injection and each run as JSON; after each run anew
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
         #[command(flatten)]
@@ -235,16 +238,25 @@ fn run(cli: Cli) -> Result<()> {
             println!("{}", serde_json::to_string_pretty(&overhead)?);
             Ok(())
         }
-        Cmd::Inject { lock, every, json, options } => {
+        Cmd::Inject { lock, every, repeats, json, options } => {
             options.validate()?;
             let mut hypervisor = Hypervisor::new(cli.btf, interrupt::flag()?, false)?;
-            let mut results = vec![];
-            for name in lock {
-                let (run, healings) = hypervisor.run_injected(&name, &options, every)?;
-                let vcpus = options.vcpus;
-                let quiet_quanta =
-                    healing::quiet_quanta(u64::from(options.vms * vcpus), u64::from(run.pcpus));
-                results.push(InjectionResult { lock: name, vcpus, quiet_quanta, healings, run: Some(run) });
+            let mut results: Vec<InjectionResult> = vec![];
+            for repeat in 0..repeats {
+                let seed = options.seed.wrapping_add(u64::from(repeat));
+                let options = RunOptions { seed, ..options.clone() };
+                for (i, name) in lock.iter().enumerate() {
+                    let (run, healings) = hypervisor
+                        .run_injected(name, &options, every)
+                        .with_context(|| format!("--lock {name} --seed {seed}"))?;
+                    if results.len() == i {
+                        let vcpus = u64::from(options.vms * options.vcpus);
+                        let quiet = healing::quiet_quanta(vcpus, u64::from(run.pcpus));
+                        results.push(InjectionResult::new(name.clone(), options.vcpus, quiet));
+                    }
+                    results[i].add(healings, Some(run));
+                    healing::save(&results, json.as_deref())?;
+                }
             }
             drop(hypervisor);
             tell_healings(&results, json.as_deref())
@@ -254,15 +266,14 @@ fn run(cli: Cli) -> Result<()> {
             let injection = Injection { vcpus, policy: &policy, seconds, every, seed, csd };
             let quiet_quanta = injection.quiet_quanta();
             for name in lock {
-                let (lock, healings) = (name.clone(), vec![]);
-                results.push(InjectionResult { lock, vcpus, quiet_quanta, healings, run: None });
+                results.push(InjectionResult::new(name.clone(), vcpus, quiet_quanta));
                 for seed in seed..seed.saturating_add(repeats) {
                     eprintln!("{name}, seed {seed}");
                     let healings = Injection { seed, ..injection }
                         .run(&name)
                         .with_context(|| format!("--lock {name} --seed {seed}"))?;
                     if let Some(result) = results.last_mut() {
-                        result.healings.extend(healings);
+                        result.add(healings, None);
                     }
                     healing::save(&results, json.as_deref())?;
                 }

@@ -150,6 +150,8 @@ fn a_holder_that_loses_its_pcpu_on_purpose_is_counted() {
         "1.5",
         "--every",
         "20",
+        "--repeats",
+        "2",
         "--json",
     ]);
     let output = inject.arg(&json).stdin(Stdio::null()).output().expect("ispin-lab");
@@ -161,6 +163,10 @@ fn a_holder_that_loses_its_pcpu_on_purpose_is_counted() {
         // The holder itself, whatever else.
         assert!(healing["psp"].as_u64() >= Some(1), "{results}");
     }
+    let runs = results[0]["runs"].as_array().expect("runs");
+    let seeds: Vec<_> = runs.iter().map(|run| (run["repeat"].as_u64(), run["seed"].as_u64())).collect();
+    assert_eq!(seeds, [(Some(1), Some(1)), (Some(2), Some(2))], "{results}");
+    assert!(healings.iter().any(|healing| healing["repeat"] == 2), "{results}");
     assert_eq!(quantum(), before);
 }
 

@@ -106,6 +106,7 @@ impl Injector {
                 let watched = (now - back) / self.quantum;
                 let acquisitions = (self.operations(maps)? - self.begun) as f64;
                 self.healings.push(Healing {
+                    repeat: 0,
                     // What was dropped came last: nothing is known of the end.
                     quanta: healed_after(&times, back, self.quantum, watched, self.quiet)
                         .filter(|_| dropped == 0),

@@ -279,10 +279,10 @@ impl Experiment {
     }
 
     fn instructions(&self, csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
-        found.title = "instructions of an uncontended lock and unlock in a guest's kernel".into();
+        found.title = "instructions of an uncontended lock and unlock in a guest's kernel, and up to the ticket where others are in the queue".into();
         let options = instruction_options(run.extent);
         found.planned = instructions::plan(&options).count();
-        let flag = if options.unobserved { "--unobserved " } else { "" };
+        let flag = if run.extent == Extent::Quick { "--unobserved --uncontended " } else { "" };
         found.command =
             format!("ispin-lab instructions {flag}--repeats {EXACT_RUNS} --csv {}", csv.display());
         let mut rows = if csv.exists() { instructions::read(csv)? } else { vec![] };
@@ -306,6 +306,7 @@ pub(super) fn instruction_options(extent: Extent) -> instructions::InstructionOp
     instructions::InstructionOptions {
         only: None,
         unobserved: extent == Extent::Quick,
+        uncontended: extent == Extent::Quick,
         repeats: EXACT_RUNS as u16,
         csv: None,
     }

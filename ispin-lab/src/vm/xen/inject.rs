@@ -117,6 +117,7 @@ fn of_guest(load: &LoadResult, times: &[u64], quiet: u64) -> Result<Vec<Healing>
         let ours: Vec<u64> =
             times.iter().copied().filter(|&to| to >= this.begin && to < next.begin).collect();
         Healing {
+            repeat: 0,
             // The holder's own release, right after its return, is the preemption that was injected.
             quanta: healed_after(&ours, this.back, quantum, watched, quiet),
             psp: ours.len() as u64,
