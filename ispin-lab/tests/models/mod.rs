@@ -123,11 +123,12 @@ impl Queue for TornTake {
     }
 
     fn is_served(&self, ticket: u32) -> bool {
-        self.serving.load(Ordering::SeqCst) == ticket
+        // Who looks too late must not wait for ever: that would be found first.
+        self.serving.load(Ordering::SeqCst) >= ticket
     }
 
     fn release(&self, ticket: u32) {
-        self.serving.store(ticket + 1, Ordering::SeqCst);
+        self.serving.fetch_max(ticket + 1, Ordering::SeqCst);
     }
 }
 
@@ -143,6 +144,11 @@ impl PCpus {
             published: (0..vcpus).map(|_| AtomicU32::new(1)).collect(),
             watch: Watch(Mutex::new(Seen { now: 0, members: vec![None; vcpus], off: vec![None; vcpus] })),
         }
+    }
+
+    /// Whether a vCPU is on its pCPU, as is published.
+    pub fn is_on(&self, vcpu: u32) -> bool {
+        self.published[vcpu as usize].load(Ordering::Acquire) == 1
     }
 
     /// The hypervisor takes a vCPU off its pCPU, or puts it back.
@@ -236,7 +242,7 @@ impl World for Asking<'_> {
     }
 
     fn is_off(&mut self, vcpu: u32) -> bool {
-        self.pcpus.published[vcpu as usize].load(Ordering::Acquire) == 0
+        !self.pcpus.is_on(vcpu)
     }
 
     fn refused(&mut self, _lql: u32, _why: Refusal) {
