@@ -13,7 +13,7 @@ use crate::threads::result::MOST_STOLEN;
 const COLUMNS: [(&str, &str); 19] = [
     ("psp", "PSP"),
     ("spin_cycles", "spin cycles"),
-    ("used_cycles", "total cycles"),
+    ("total_cycles", "total cycles"),
     ("spin_pct", "spin %"),
     ("psp_per_million", "PSP/million"),
     ("psp_per_s", "PSP/s"),

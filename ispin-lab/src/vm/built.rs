@@ -19,7 +19,7 @@ use super::{accel, libraries};
 use crate::load::{self, HostFile, MODULE_FOLDER, Workload};
 
 /// Cycles of the guest's TSC per millisecond while instructions are counted: QEMU's runs at 1 GHz then.
-const DETERMINISTIC_CYCLES_PER_MS: f64 = 1e6;
+pub(super) const DETERMINISTIC_CYCLES_PER_MS: f64 = 1e6;
 
 /// How many times slower than its own clock a guest may be before its silence is taken for a hang.
 const SLOWNESS: f64 = 30.0;

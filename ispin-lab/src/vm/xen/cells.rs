@@ -7,6 +7,7 @@ use ispin_common::counters::Counters;
 
 use super::experiment::{Cell, guests_of};
 use crate::vm::boot::Observed;
+use crate::vm::built::DETERMINISTIC_CYCLES_PER_MS;
 use crate::vm::report::LoadResult;
 
 /// Columns before the numbers, after those that vary.
@@ -49,6 +50,24 @@ impl Row {
     /// A number, if it is known.
     pub fn number(&self, name: &str) -> Option<f64> {
         self.numbers.iter().find(|(known, _)| known == name).and_then(|(_, number)| *number)
+    }
+
+    /// Of the cycles that the pCPUs of its run had while loads ran, `rows` being the guests of that run; `None` if it is not known.
+    ///
+    /// What a vCPU used its guest cannot tell: Linux counts the time for which a woken vCPU waits for its pCPU as idle time and as stolen
+    /// time. But as long as any load runs, the pCPUs are the guests'.
+    pub fn pcpu_cycles(rows: &[&Self]) -> Option<f64> {
+        let command = rows.first()?.text("command")?;
+        let words: Vec<&str> = command.split(' ').collect();
+        if !words.contains(&"--deterministic") {
+            return None;
+        }
+        let pcpus = match words.iter().position(|word| *word == "--pcpus") {
+            Some(at) => words.get(at + 1)?.parse().ok()?,
+            None => 1.0,
+        };
+        let seconds = rows.iter().map(|row| row.number("load_seconds")).collect::<Option<Vec<_>>>()?;
+        Some(DETERMINISTIC_CYCLES_PER_MS * 1e3 * pcpus * seconds.into_iter().fold(0.0, f64::max))
     }
 
     /// Whether both are of the same run.

@@ -135,8 +135,7 @@ impl Run {
             acquires_per_s: sum("acquires_per_s"),
             value: values.sum::<f64>() / guests.len().max(1) as f64,
             less_is_better: guests.iter().any(|row| row.text("unit").is_some_and(is_time)),
-            // Of the time used: a guest whose load has ended waits for the others, and is idle.
-            spin_pct: 100.0 * sum("spin_cycles") / sum("on_time"),
+            spin_pct: 100.0 * sum("spin_cycles") / Row::pcpu_cycles(guests).unwrap_or(f64::NAN),
             convoyed: sum("convoys") > 0.0,
         }
     }
