@@ -243,7 +243,8 @@ mod tests {
             "convoys" => convoys.to_string(),
             "dropped" => dropped.to_string(),
             "spin_cycles" => "750000000".into(),
-            "load_seconds" => "2".into(),
+            "load_seconds" => "1.5".into(),
+            "gate_seconds" => "2".into(),
             _ => "1".into(),
         };
         let numbers = names.iter().map(number).collect::<Vec<_>>().join(",");

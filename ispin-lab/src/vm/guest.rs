@@ -168,6 +168,12 @@ impl Guest {
             Message::Source(source) => self.source = Some(source),
             Message::Load => self.stage = Stage::Loading,
             Message::Result(result) => self.result = Some(result),
+            Message::Gate(seconds) => {
+                // A load that gave no result has failed, and is told.
+                if let Some(result) = &mut self.result {
+                    result.gate_seconds = Some(seconds);
+                }
+            }
             Message::Exit(code) => {
                 self.stage = Stage::Loaded;
                 self.load_exit = Some(code);
@@ -295,10 +301,11 @@ mod tests {
         write(guest.ports()[1].1, &snapshot(1, false));
         let news = guest.take().expect("take");
         assert!(news.moved && news.snapshots.len() == 1 && guest.stage() == Stage::Loading);
-        write(guest.ports()[0].1, "ispin: exit 0\nispin: end 0\n");
+        write(guest.ports()[0].1, "ispin: gate 1.5 4\nispin: exit 0\nispin: end 0\n");
         write(guest.ports()[1].1, &snapshot(2, true));
         guest.take().expect("take");
         guest.verdict().expect("well");
+        assert_eq!(guest.result().and_then(|result| result.gate_seconds), Some(2.5));
         assert_eq!((guest.source(), guest.ended(), guest.failed()), (Some("xen"), true, false));
         write(guest.ports()[0].1, "ispin: error no room\n");
         guest.take().expect("take");

@@ -251,7 +251,8 @@ impl Plan {
             );
         }
         if self.lock.is_some() {
-            script += "echo 1 > $parameters/events || fail \"the events cannot be let through\"\n";
+            script += "read -r opened rest < /proc/uptime\n\
+                       echo 1 > $parameters/events || fail \"the events cannot be let through\"\n";
         }
         if let Some((victim, seconds)) = self.kill {
             let kill = match victim {
@@ -263,7 +264,9 @@ impl Plan {
         }
         let _ = write!(script, "tell load\n{LOAD} {}\ncode=$?\n", quoted(&self.load));
         if self.lock.is_some() {
-            script += "echo 0 > $parameters/events || fail \"the events cannot be held back\"\n";
+            script += "echo 0 > $parameters/events || fail \"the events cannot be held back\"\n\
+                       read -r closed rest < /proc/uptime\n\
+                       tell \"gate $opened $closed\"\n";
         }
         if let Way::Shared { .. } = self.way {
             let _ = writeln!(
@@ -355,7 +358,8 @@ mod tests {
                 < at(&load, "echo 1 > $parameters/events")
         );
         assert!(
-            at(&load, "echo 0 > $parameters/events") < at(&load, "ispin-port finish /run/ispin")
+            at(&load, "echo 0 > $parameters/events") < at(&load, "tell \"gate $opened $closed\"")
+                && at(&load, "tell \"gate") < at(&load, "ispin-port finish /run/ispin")
                 && at(&load, "ispin-port finish /run/ispin") < at(&load, "tell \"exit $code\"")
         );
         let init = plan.init();

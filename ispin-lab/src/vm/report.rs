@@ -1,6 +1,6 @@
 //! What the guest's init script tells the host (`init` has the other side).
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -17,6 +17,8 @@ pub enum Message {
     Load,
     /// The load's result.
     Result(LoadResult),
+    /// For how long the kernel let events through, s: while the load was there, and what it took to begin and to end.
+    Gate(f64),
     /// The load's exit code.
     Exit(i32),
     /// The trace is being read out.
@@ -54,6 +56,9 @@ pub struct LoadResult {
     /// Everything else.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+    /// For how long events were let through, s, which is what counts are of; `None` = the kernel has no such gate.
+    #[serde(skip)]
+    pub gate_seconds: Option<f64>,
 }
 
 impl Message {
@@ -70,6 +75,9 @@ impl Message {
             "boot" => Self::Boot,
             "source" => Self::Source(rest.to_owned()),
             "load" => Self::Load,
+            "gate" => {
+                Self::Gate(gate(rest).with_context(|| format!("the guest's init script said `{line}`"))?)
+            }
             "exit" => Self::Exit(number()?),
             "trace" => Self::Trace,
             "error" => Self::Error(rest.to_owned()),
@@ -77,6 +85,14 @@ impl Message {
             _ => Self::Said(line.to_owned()),
         })
     }
+}
+
+/// Length of the time between two that `/proc/uptime` told.
+fn gate(times: &str) -> Result<f64> {
+    let (opened, closed) = times.split_once(' ').context("not two times")?;
+    let (opened, closed): (f64, f64) = (opened.parse()?, closed.parse()?);
+    ensure!(opened <= closed, "the second time is the earlier one");
+    Ok(closed - opened)
 }
 
 #[cfg(test)]
@@ -92,7 +108,10 @@ mod tests {
         assert_eq!(read("ispin: error no lock here"), Message::Error("no lock here".into()));
         assert_eq!(read("ispin: end 0"), Message::End(0));
         assert_eq!(read("ispin-load: hello"), Message::Said("ispin-load: hello".into()));
-        assert!(Message::parse("ispin: end soon").is_err());
+        assert_eq!(read("ispin: gate 3.25 7.5"), Message::Gate(4.25));
+        for wrong in ["ispin: end soon", "ispin: gate 3.25", "ispin: gate 7.5 3.25"] {
+            assert!(Message::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -149,6 +149,7 @@ mod tests {
             value,
             unit: unit.into(),
             per_second: 20.0,
+            gate_seconds: None,
             other: serde_json::Map::new(),
         }
     }

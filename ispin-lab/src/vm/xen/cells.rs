@@ -13,7 +13,7 @@ use crate::vm::report::LoadResult;
 /// Columns before the numbers, after those that vary.
 pub(super) const TEXTS: [&str; 3] = ["guest", "unit", "command"];
 /// Numbers besides the counters and the figures derived from them.
-const NUMBERS: [&str; 15] = [
+const NUMBERS: [&str; 16] = [
     "seed",
     "elapsed_ms",
     "csd",
@@ -29,10 +29,11 @@ const NUMBERS: [&str; 15] = [
     "operations",
     "load_seconds",
     "operations_per_s",
+    "gate_seconds",
 ];
 
 /// The last of them, which the load tells.
-const OF_THE_LOAD: usize = 4;
+const OF_THE_LOAD: usize = 5;
 
 /// One guest in one run.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,10 +53,11 @@ impl Row {
         self.numbers.iter().find(|(known, _)| known == name).and_then(|(_, number)| *number)
     }
 
-    /// Of the cycles that the pCPUs of its run had while loads ran, `rows` being the guests of that run; `None` if it is not known.
+    /// Cycles that the pCPUs of a run had while events were counted, `rows` being its guests; `None` if it is not known.
     ///
     /// What a vCPU used its guest cannot tell: Linux counts the time for which a woken vCPU waits for its pCPU as idle time and as stolen
-    /// time. But as long as any load runs, the pCPUs are the guests'.
+    /// time. But as long as any load runs, the pCPUs are the guests'. Runs from before `gate_seconds` was recorded have the load's own time
+    /// instead, which is less: it takes time to begin and to end.
     pub fn pcpu_cycles(rows: &[&Self]) -> Option<f64> {
         let command = rows.first()?.text("command")?;
         let words: Vec<&str> = command.split(' ').collect();
@@ -66,7 +68,10 @@ impl Row {
             Some(at) => words.get(at + 1)?.parse().ok()?,
             None => 1.0,
         };
-        let seconds = rows.iter().map(|row| row.number("load_seconds")).collect::<Option<Vec<_>>>()?;
+        let seconds = rows
+            .iter()
+            .map(|row| row.number("gate_seconds").or(row.number("load_seconds")))
+            .collect::<Option<Vec<_>>>()?;
         Some(DETERMINISTIC_CYCLES_PER_MS * 1e3 * pcpus * seconds.into_iter().fold(0.0, f64::max))
     }
 
@@ -134,7 +139,13 @@ fn row(cell: &Cell, guest: &str, load: &LoadResult, counted: Option<(&Snapshot, 
             ]);
         }
     }
-    numbers.extend([load.value, whole(load.operations), Some(load.seconds), Some(load.per_second)]);
+    numbers.extend([
+        load.value,
+        whole(load.operations),
+        Some(load.seconds),
+        Some(load.per_second),
+        load.gate_seconds,
+    ]);
     if let Some((_, vm)) = counted {
         let total = vm.total();
         numbers.extend(total.counters.values().map(whole));
@@ -178,6 +189,7 @@ pub(super) mod tests {
             value: None,
             unit: "accesses/s".into(),
             per_second: acquires as f64 / 2.0,
+            gate_seconds: None,
             other: serde_json::Map::new(),
         };
         let last =

@@ -147,6 +147,7 @@ mod tests {
             unit: String::new(),
             per_second: 1.0,
             other,
+            gate_seconds: None,
         };
         let at = |quarters: u64| quarters * quantum / 4;
         // The injected one, and one in each quantum for a while after the second.
