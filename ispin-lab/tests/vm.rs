@@ -75,7 +75,7 @@ fn a_boot_that_fails_tells_why_and_leaves_former_output_alone() {
 #[test]
 fn what_cannot_run_is_refused_before_anything_is_built() {
     for (arguments, words) in [
-        (&["--lock", "mcs"][..], "ticket, hvm, pv, ispin+, unfair"),
+        (&["--lock", "mcs"][..], "ticket, hvm, pv, pts"),
         (&["--workload", "none-such"], "dup"),
         (&["--lock", "stock"], "--no-agent"),
         (&["--kernel", "/no/such/folder"], "/no/such/folder"),
