@@ -87,9 +87,11 @@ fn follow(document: &Path, text: &str, target: &str) -> Result<()> {
 }
 
 fn has_heading(text: &str, heading: &str) -> Result<()> {
-    let found =
-        prose(text).any(|(_, line)| line.starts_with('#') && anchor(line.trim_start_matches('#')) == heading);
-    if !found {
+    let place = format!("<a id=\"{heading}\">");
+    let names = |line: &str| {
+        line.contains(&place) || line.starts_with('#') && anchor(line.trim_start_matches('#')) == heading
+    };
+    if !prose(text).any(|(_, line)| names(line)) {
         bail!("no such heading");
     }
     Ok(())
@@ -118,7 +120,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("docs")).unwrap();
         fs::write(dir.path().join("docs/b.md"), "# The `cost`, measured\n\n[up](../a.md)\n").unwrap();
-        let sound = "[b](docs/b.md#the-cost-measured) [web](https://example.org/x) [here](#top)\n\n## Top\n\
+        let sound = "[b](docs/b.md#the-cost-measured) [web](https://example.org/x) [here](#top) [place](#x-1)\n\n## Top\n\
+                     <a id=\"x-1\"></a>\n\
                      ```\n[no](link)\n```\n`[no](link)`\n";
         fs::write(dir.path().join("a.md"), sound).unwrap();
         check(dir.path()).unwrap();
