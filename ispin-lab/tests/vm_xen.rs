@@ -140,25 +140,20 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
     let counters = last.vms[0].total().counters;
     assert!(counters.takes > 100 && counters.unslotted == 0, "{counters:?}");
 
-    // With no patience at all every waiter sleeps in Xen: a kick that goes missing stops its guest.
+    // With no patience at all every waiter sleeps in Xen: a kick that goes missing stops its guest. Only at the end of a quantum does
+    // anybody meet another one, if it comes while the lock is held: in every third, as long as the phases are not always the same.
     for lock in ["pvticket", "oticket"] {
         let impatient = "ispinlock.spin_threshold=0 ispinlock.oticket_far_turns=0";
-        let run = [
-            "--lock",
-            lock,
-            "--policy",
-            "firm",
-            "--deterministic",
-            "--seconds",
-            "0.5",
-            "--workload",
-            "micro",
-        ];
+        let run =
+            ["--lock", lock, "--policy", "firm", "--deterministic", "--seconds", "2", "--workload", "micro"];
         succeeds(xen(&built, &run).args(["--append", impatient, "--json"]).arg(path("slept.jsonl")));
+        let mut slept = 0;
         for vm in &last_of(&read("slept.jsonl")).vms {
             let counters = vm.total().counters;
-            assert!(counters.acquires > 500 && counters.lwp_blocked > 0, "{lock}, {}: {counters:?}", vm.name);
+            assert!(counters.acquires > 500, "{lock}, {}: {counters:?}", vm.name);
+            slept += counters.lwp_blocked;
         }
+        assert!(slept > 0, "{lock}: no waiter slept");
     }
 
     // A thread that sleeps 7 ms at a time ends the quanta of others by its wake-ups. Xen that knows so tells no end that does not
