@@ -64,6 +64,9 @@ impl Case {
     }
 }
 
+/// How the names of rows end in which others are in the queue.
+pub const IN_THE_QUEUE: &str = " in the queue";
+
 const PATCHED: &[&str] = &["--soft-slice-ms", "1000"];
 
 const TICKET: &[&str] = &["--lock", "ticket", "--no-agent"];
@@ -307,6 +310,11 @@ pub fn table(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_tell_whether_others_are_in_the_queue() {
+        assert!(CASES.iter().all(|case| case.name.ends_with(IN_THE_QUEUE) == (case.members > 0)));
+    }
 
     #[test]
     fn every_row_is_a_run_that_can_be() {

@@ -8,6 +8,7 @@ use super::experiments::Found;
 use super::holds;
 use super::sample::Sample;
 use crate::chart::{self, Line, Panel, Spread};
+use crate::instructions::IN_THE_QUEUE;
 use crate::locks::label;
 use crate::stats::{LEAST_RUNS, median};
 
@@ -239,10 +240,13 @@ fn line(samples: &[&Sample], lock: &str, metric: &str, base: Option<&str>) -> Li
 pub fn instructions(found: &Found) -> Result<Option<Figure>> {
     let value =
         |sample: &Sample| Some((label(sample.keys.get("lock")?), *sample.metrics.get("instructions")?));
-    let mut values: Vec<(String, f64)> = found.samples.iter().filter_map(value).collect();
+    // The others are of a spin_lock alone, up to its ticket.
+    let uncontended =
+        |sample: &&Sample| sample.keys.get("lock").is_some_and(|lock| !lock.ends_with(IN_THE_QUEUE));
+    let mut values: Vec<(String, f64)> = found.samples.iter().filter(uncontended).filter_map(value).collect();
     // Repeats of a row stand beside each other; they are equal, or a claim says that they are not.
     values.dedup_by(|(a, _), (b, _)| a == b);
-    let svg = chart::bars(&found.title, &values)?;
+    let svg = chart::bars("instructions of an uncontended lock and unlock in a guest's kernel", &values)?;
     let caption =
         "Figure 8 (a): instructions of an uncontended lock and unlock, logarithmic; pvqueued was not counted"
             .to_owned();
