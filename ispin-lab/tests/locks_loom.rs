@@ -15,7 +15,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use members::Members;
-use models::{AsksOnce, ForgetsOff, PATIENCE, PCpus, Queue, TornTake, join, release, take, take_by_the_rule};
+use models::{Misled, PATIENCE, PCpus, Queue, TornTake, join, release, take, take_by_the_rule};
 
 /// A queue and what it guards: loom complains of accesses that nothing orders.
 struct Guarded<Q> {
@@ -129,11 +129,11 @@ fn a_queue_that_hands_out_a_ticket_twice_is_caught() {
 #[test]
 #[should_panic(expected = "of the queue is off its pCPU")]
 fn a_queue_that_forgets_who_is_off_is_caught() {
-    model_of_a_member_that_is_off(|| ForgetsOff(Members::new()));
+    model_of_a_member_that_is_off(Misled::forgets_off);
 }
 
 #[test]
 #[should_panic(expected = "of the queue is off its pCPU")]
 fn a_queue_that_asks_once_is_caught() {
-    model_of_a_member_that_is_off(|| AsksOnce(Members::new()));
+    model_of_a_member_that_is_off(Misled::asks_once);
 }

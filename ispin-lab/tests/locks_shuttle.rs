@@ -12,7 +12,7 @@ mod members;
 mod models;
 
 use members::Members;
-use models::{AsksOnce, ForgetsOff, PCpus, Queue, TornTake, release, take, take_by_the_rule};
+use models::{Misled, PCpus, Queue, TornTake, release, take, take_by_the_rule};
 use shuttle::sync::Arc;
 use shuttle::sync::atomic::{AtomicU32, Ordering};
 use shuttle::thread;
@@ -106,11 +106,11 @@ fn a_queue_that_hands_out_a_ticket_twice_is_caught() {
 #[test]
 #[should_panic(expected = "of the queue is off its pCPU")]
 fn a_queue_that_forgets_who_is_off_is_caught() {
-    shuttle::check_random(|| model(|| ForgetsOff(Members::new()), 3, true), MOST);
+    shuttle::check_random(|| model(Misled::forgets_off, 3, true), MOST);
 }
 
 #[test]
 #[should_panic(expected = "of the queue is off its pCPU")]
 fn a_queue_that_asks_once_is_caught() {
-    shuttle::check_random(|| model(|| AsksOnce(Members::new()), 3, true), MOST);
+    shuttle::check_random(|| model(Misled::asks_once, 3, true), MOST);
 }

@@ -35,45 +35,40 @@ impl Queue for Members {
     }
 }
 
-/// The queue without the rule for members that are off: its own code, in a world in which nobody ever is.
-pub struct ForgetsOff(pub Members);
+/// The queue's own code in a world with one wrong answer.
+pub struct Misled {
+    queue: Members,
+    sees_off: bool,
+    patient: bool,
+}
 
-impl Queue for ForgetsOff {
-    fn admit(&self, world: &mut impl World) {
-        self.0.admit(&mut Bent { world, sees_off: false, patient: true });
+impl Misled {
+    /// Without the rule for members that are off: nobody ever seems to be.
+    pub fn forgets_off() -> Self {
+        Self { queue: Members::new(), sees_off: false, patient: true }
     }
 
-    fn take(&self, vcpu: u32) -> u32 {
-        Queue::take(&self.0, vcpu)
-    }
-
-    fn is_served(&self, ticket: u32) -> bool {
-        self.0.is_served(ticket)
-    }
-
-    fn release(&self, ticket: u32) {
-        self.0.release(ticket);
+    /// With the paper's patience: who is refused waits once, and takes a ticket whatever it finds then.
+    pub fn asks_once() -> Self {
+        Self { queue: Members::new(), sees_off: true, patient: false }
     }
 }
 
-/// The queue with the paper's patience: who is refused waits once, and takes a ticket whatever it finds then.
-pub struct AsksOnce(pub Members);
-
-impl Queue for AsksOnce {
+impl Queue for Misled {
     fn admit(&self, world: &mut impl World) {
-        self.0.admit(&mut Bent { world, sees_off: true, patient: false });
+        self.queue.admit(&mut Bent { world, sees_off: self.sees_off, patient: self.patient });
     }
 
     fn take(&self, vcpu: u32) -> u32 {
-        Queue::take(&self.0, vcpu)
+        Queue::take(&self.queue, vcpu)
     }
 
     fn is_served(&self, ticket: u32) -> bool {
-        self.0.is_served(ticket)
+        self.queue.is_served(ticket)
     }
 
     fn release(&self, ticket: u32) {
-        self.0.release(ticket);
+        self.queue.release(ticket);
     }
 }
 
