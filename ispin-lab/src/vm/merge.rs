@@ -33,8 +33,6 @@ struct Queue {
     name: String,
     waiting: VecDeque<Snapshot>,
     last: Option<Snapshot>,
-    /// When its agent began to observe, ns since the Unix epoch.
-    began_ns: Option<u64>,
     /// Told since the last snapshot of all.
     incidents: Vec<IncidentRecord>,
 }
@@ -44,6 +42,11 @@ impl Queue {
     fn has(&self, number: u64, interval_ms: u64) -> bool {
         let latest = self.waiting.back().or(self.last.as_ref());
         latest.is_some_and(|latest| latest.finished || latest.unix_ms / interval_ms > number)
+    }
+
+    /// When its agent began to observe, by the latest that was taken in, ns since the Unix epoch.
+    fn began_ns(&self) -> Option<u64> {
+        self.last.as_ref().map(|last| (last.unix_ms * 1_000_000).saturating_sub(last.elapsed_ns))
     }
 
     /// Takes in what belongs to the intervals up to `number`.
@@ -67,13 +70,11 @@ impl Merge {
 
     /// A snapshot of guest number `guest`.
     pub fn push(&mut self, guest: usize, snapshot: Snapshot) {
-        let queue = &mut self.guests[guest];
-        let began = (snapshot.unix_ms * 1_000_000).saturating_sub(snapshot.elapsed_ns);
-        queue.began_ns = Some(began);
-        queue.waiting.push_back(snapshot);
+        self.guests[guest].waiting.push_back(snapshot);
     }
 
-    /// The next snapshot of all, if every guest has come so far.
+    /// The next snapshot of all, if every guest has come so far. What it says depends on what the guests sent, never on
+    /// how much of it has come already.
     pub fn next(&mut self) -> Result<Option<Snapshot>> {
         let Some(world) = &self.world else { return Ok(self.guests[0].waiting.pop_front()) };
         let interval_ms = (world.interval.as_millis() as u64).max(1);
@@ -100,7 +101,7 @@ impl Merge {
         }
         self.next = Some(number + 1);
         self.seq += 1;
-        let began = self.guests.iter().filter_map(|queue| queue.began_ns).min().unwrap_or_default();
+        let began = self.guests.iter().filter_map(Queue::began_ns).min().unwrap_or_default();
         let mut all = Snapshot { seq: self.seq, finished: true, ..Snapshot::default() };
         for queue in &mut self.guests {
             add(&mut all, queue, began)?;
@@ -128,7 +129,7 @@ fn add(all: &mut Snapshot, queue: &mut Queue, began: u64) -> Result<()> {
         all.source
     );
     all.unix_ms = all.unix_ms.max(one.unix_ms);
-    let since_first = queue.began_ns.unwrap_or_default().saturating_sub(began) + one.elapsed_ns;
+    let since_first = queue.began_ns().unwrap_or_default().saturating_sub(began) + one.elapsed_ns;
     all.elapsed_ns = all.elapsed_ns.max(since_first);
     all.finished &= one.finished && queue.waiting.is_empty();
     for vm in &one.vms {
@@ -216,6 +217,7 @@ fn both(a: &GuestLock, b: &GuestLock) -> GuestLock {
 #[cfg(test)]
 mod tests {
     use ispin_agent::model::{Source, Vm};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -305,6 +307,50 @@ mod tests {
         assert_eq!(all.incidents.len(), 1, "incidents are told once");
         assert!(merge.next().unwrap().unwrap().finished);
         assert!(merge.next().unwrap().is_none());
+    }
+
+    proptest! {
+        /// However the snapshots of each guest come in, and however late those of the other one: the same stream.
+        #[test]
+        fn when_it_comes_changes_nothing(
+            gaps in prop::array::uniform2(prop::collection::vec((1u64..900, 0u64..1_000_000), 1..12)),
+            order in prop::collection::vec(any::<bool>(), 24),
+        ) {
+            let sent = ["g1", "g22"].map(|name| {
+                let gaps = &gaps[usize::from(name == "g22")];
+                let mut at = 10_000;
+                let mut all = vec![];
+                for (number, (gap, within)) in gaps.iter().enumerate() {
+                    at += gap;
+                    let mut next = one(name, 0, number as u64 + 1, number + 1 == gaps.len());
+                    next.unix_ms = at;
+                    // The wall clock is rounded to milliseconds, the other one is not.
+                    next.elapsed_ns = (at - 10_000) * 1_000_000 + within;
+                    all.push(next);
+                }
+                all
+            });
+            let stream = |chosen: &mut dyn FnMut() -> bool| {
+                let (mut merge, mut came, mut all) = (merge(), [0, 0], vec![]);
+                while came != [sent[0].len(), sent[1].len()] {
+                    let mut guest = usize::from(chosen());
+                    if came[guest] == sent[guest].len() {
+                        guest = 1 - guest;
+                    }
+                    merge.push(guest, sent[guest][came[guest]].clone());
+                    came[guest] += 1;
+                    while let Some(next) = merge.next().unwrap() {
+                        all.push(next);
+                    }
+                }
+                all
+            };
+            let mut order = order.into_iter();
+            let (one_by_one, mixed) =
+                (stream(&mut || false), stream(&mut || order.next().unwrap_or_default()));
+            prop_assert!(one_by_one.last().is_some_and(|last| last.finished));
+            prop_assert_eq!(one_by_one, mixed);
+        }
     }
 
     #[test]
