@@ -11,6 +11,7 @@ pub mod matrix;
 pub mod noise;
 pub mod overhead;
 pub mod port;
+pub mod rows;
 pub mod stats;
 pub mod threads;
 pub mod validate;

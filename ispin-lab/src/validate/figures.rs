@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::experiments::Found;
+use super::found::Found;
 use super::holds;
 use super::sample::Sample;
 use crate::chart::{self, Line, Panel, Spread};

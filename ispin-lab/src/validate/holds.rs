@@ -1,15 +1,16 @@
 //! For how long locks are held: the critical section duration of the paper's Figure 3, of all locks of a guest's kernel.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::experiments::{Found, Run, told};
+use super::found::{Found, Run, told};
 use super::sample::Sample;
+use crate::rows;
 use crate::vm::{self, xen};
-use crate::{interrupt, whole_file};
 
 /// The paper's loads.
 pub const LOADS: [&str; 3] = ["kernbench", "pbzip2", "ebizzy"];
@@ -50,7 +51,7 @@ pub(super) fn find(csv: &Path, run: &Run, found: &mut Found) -> Result<()> {
     found.planned = plan().count();
     let extent = run.extent.option();
     found.command = format!("ispin-lab validate {extent} --only holds --out {}", run.folder.display());
-    let mut rows = if csv.exists() { read(csv)? } else { vec![] };
+    let mut rows = rows::read(csv)?;
     let there = |rows: &[Row]| plan().filter(|&(workload, seed)| is_there(rows, workload, seed)).count();
     if !run.report_only {
         let before = there(&rows);
@@ -76,40 +77,30 @@ fn is_there(rows: &[Row], workload: &str, seed: u64) -> bool {
     rows.iter().any(|row| row.workload == workload && row.seed == seed)
 }
 
-/// A run that fails is told and left out; the others go on.
+/// One run, as it is told.
+struct Planned {
+    workload: &'static str,
+    seed: u64,
+}
+
+impl fmt::Display for Planned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&command(self.workload, self.seed))
+    }
+}
+
 fn run_missing(
     csv: &Path,
     rows: &mut Vec<Row>,
     interrupted: &AtomicBool,
     mut measure: impl FnMut(&str, u64) -> Result<Vec<Row>>,
 ) -> Result<()> {
-    let mut failed = vec![];
-    for (workload, seed) in plan() {
-        if is_there(rows, workload, seed) {
-            continue;
-        }
-        interrupt::check(interrupted)?;
-        let command = command(workload, seed);
-        eprintln!("holds: {command}");
-        match measure(workload, seed).context(command) {
-            Ok(more) => {
-                rows.extend(more);
-                write(csv, rows)?;
-            }
-            // It was not the run's fault.
-            Err(error) if interrupt::check(interrupted).is_err() => return Err(error),
-            Err(error) => {
-                eprintln!("ispin-lab: this run is left out: {error:#}");
-                failed.push(format!("{error:#}"));
-            }
-        }
-    }
-    match failed.first() {
-        Some(error) => {
-            bail!("{} runs failed, and are tried again next time; the first: {error}", failed.len())
-        }
-        None => Ok(()),
-    }
+    let missing = plan().filter(|&(workload, seed)| !is_there(rows, workload, seed));
+    let missing = missing.map(|(workload, seed)| Planned { workload, seed }).collect();
+    rows::fill(csv, rows, missing, interrupted, |run, rows| {
+        rows.extend(measure(run.workload, run.seed)?);
+        Ok(())
+    })
 }
 
 fn measure(workload: &str, seed: u64) -> Result<Vec<Row>> {
@@ -140,23 +131,6 @@ fn sample(rows: &[Row], workload: &str, seed: u64) -> Sample {
     sample
 }
 
-fn read(csv: &Path) -> Result<Vec<Row>> {
-    let reading =
-        || format!("reading {}: if it is no result of this version, move the file away", csv.display());
-    let mut reader = csv::Reader::from_path(csv).with_context(reading)?;
-    reader.deserialize().map(|row| row.with_context(reading)).collect()
-}
-
-fn write(csv: &Path, rows: &[Row]) -> Result<()> {
-    let mut writer = csv::Writer::from_writer(vec![]);
-    for row in rows {
-        writer.serialize(row)?;
-    }
-    let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
-    whole_file::write(csv, &bytes)?;
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,9 +149,8 @@ mod tests {
         assert_eq!((sample.metrics["log2_hold"], sample.metrics["within_csd_pct"]), (12.0, 95.0));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("holds.csv");
-        write(&path, &rows).unwrap();
-        write(&path, &rows).unwrap();
-        assert_eq!(read(&path).unwrap(), rows);
+        rows::write(&path, &rows).unwrap();
+        assert_eq!(rows::read::<Row>(&path).unwrap(), rows);
     }
 
     #[test]
@@ -197,9 +170,9 @@ mod tests {
             Ok(vec![row(workload, seed)])
         });
         let error = format!("{:#}", done.unwrap_err());
-        assert!(error.contains("5 runs failed") && error.contains("--workload pbzip2"), "{error}");
+        assert!(error.contains("5 measurements failed") && error.contains("--workload pbzip2"), "{error}");
         assert!(error.contains("no pbzip2 here"), "{error}");
-        assert_eq!(read(&path).unwrap().len(), 10);
+        assert_eq!(rows::read::<Row>(&path).unwrap().len(), 10);
         // What is missing is done, and no more; a signal in its tail ends the rest.
         let done = run_missing(&path, &mut rows, &interrupted, |workload, seed| {
             assert_eq!(workload, "pbzip2");
@@ -207,7 +180,7 @@ mod tests {
             Ok(vec![row(workload, seed)])
         });
         assert!(done.unwrap_err().to_string().contains("goes on"));
-        assert_eq!((read(&path).unwrap().len(), rows.len()), (12, 12));
+        assert_eq!((rows::read::<Row>(&path).unwrap().len(), rows.len()), (12, 12));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! | module | concept |
 //! |---|---|
 //! | [`claims`] | what is claimed, as data |
-//! | [`experiments`] | what is run, and what there is of it |
+//! | [`experiments`] | what is run |
+//! | [`found`] | what there is of it, once what is missing has been run |
 //! | [`holds`] | the experiment about how long locks are held |
 //! | [`shares`] | processes that share an experiment |
 //! | [`sample`] | runs of all worlds in one form |
@@ -16,6 +17,7 @@
 pub mod claims;
 pub mod experiments;
 pub mod figures;
+pub mod found;
 pub mod holds;
 pub mod judge;
 pub mod plan;
@@ -34,8 +36,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use claims::Claim;
-use experiments::{Experiment, Extent, Found, Run};
+use experiments::{Experiment, Extent};
 use figures::{Figure, PLOTS};
+use found::{Found, Run};
 use judge::Verdict;
 use report::{Material, Outcome};
 use sittings::Sitting;
@@ -70,7 +73,7 @@ pub fn run(options: &ValidateOptions, btf: &Path, interrupted: &Arc<AtomicBool>)
     let extent = if options.full { Extent::Full } else { Extent::Quick };
     let claims = claims::read(claims::TEXT, &experiments::names())?;
     let default = if options.full { "validate-full" } else { "validate-quick" };
-    let folder = experiments::folder(options.out.as_deref().unwrap_or(Path::new(default)))?;
+    let folder = found::folder(options.out.as_deref().unwrap_or(Path::new(default)))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let (start, begin, made) = (SystemTime::now(), Instant::now(), AtomicUsize::new(0));
     let jobs = options.jobs.map_or(cores, usize::from);

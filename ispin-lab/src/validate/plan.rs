@@ -74,7 +74,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::claims;
-    use super::super::experiments::{EXPERIMENTS, Run, names};
+    use super::super::experiments::{EXPERIMENTS, names};
+    use super::super::found::Run;
     use super::*;
 
     #[test]

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
 
 use super::claims::{Claim, EXACT_RUNS};
-use super::experiments::{Extent, Found};
+use super::experiments::Extent;
 use super::figures::Figure;
+use super::found::Found;
 use super::judge::{Holds, Judged, Verdict};
 use super::tables::{self, shown};
 use crate::locks;

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::experiments::Extent;
-use crate::whole_file;
+use crate::rows;
 
 /// One invocation that made runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,23 +44,11 @@ fn file(folder: &Path) -> PathBuf {
 pub fn add(folder: &Path, sitting: Sitting) -> Result<()> {
     let mut all = read(folder)?;
     all.push(sitting);
-    let mut writer = csv::Writer::from_writer(vec![]);
-    for sitting in &all {
-        writer.serialize(sitting)?;
-    }
-    let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
-    whole_file::write(&file(folder), &bytes)?;
-    Ok(())
+    rows::write(&file(folder), &all)
 }
 
 fn read(folder: &Path) -> Result<Vec<Sitting>> {
-    let path = file(folder);
-    if !path.exists() {
-        return Ok(vec![]);
-    }
-    let reading = || format!("reading {}: if it is not of this version, move the file away", path.display());
-    let mut reader = csv::Reader::from_path(&path).with_context(reading)?;
-    reader.deserialize().map(|row| row.with_context(reading)).collect()
+    rows::read(&file(folder))
 }
 
 /// All of a folder as a table in Markdown, with its heading; nothing if there is none.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::experiments::Found;
+use super::found::Found;
 use super::sample::{Discarded, Sample, again};
 use crate::chart::Spread;
 use crate::locks;
