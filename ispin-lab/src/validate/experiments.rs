@@ -35,7 +35,7 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 16] = [
+pub const EXPERIMENTS: [Experiment; 17] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
@@ -71,6 +71,7 @@ pub const EXPERIMENTS: [Experiment; 16] = [
     Experiment { name: "xen-sleepers", world: World::Xen, quick: None, full: file!("xen-sleepers") },
     Experiment { name: "xen-ends", world: World::Xen, quick: None, full: file!("xen-ends") },
     Experiment { name: "xen-csd", world: World::Xen, quick: None, full: file!("xen-csd") },
+    Experiment { name: "xen-csd-programs", world: World::Xen, quick: None, full: file!("xen-csd-programs") },
     Experiment { name: "xen-alone", world: World::Xen, quick: None, full: file!("xen-alone") },
 ];
 
