@@ -1,6 +1,5 @@
 //! `ispin-lab vm --hypervisor xen` for real: Xen, a dom0 and two guests under QEMU.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -52,21 +51,21 @@ fn last_of(json: &str) -> Snapshot {
     serde_json::from_str(json.lines().last().expect("a snapshot")).expect("snapshot")
 }
 
-/// Fails unless the loads of both guests ran at the same time for at least 2 s, by the TSC, which PV guests share and no clock of theirs
-/// changes: from a guest's first preempted holder to its last it ran.
-fn together(json: &str) {
-    let mut ran = BTreeMap::<String, (u64, u64)>::new();
-    for line in json.lines() {
-        let snapshot: Snapshot = serde_json::from_str(line).expect("snapshot");
-        for incident in snapshot.incidents {
-            let (first, last) = ran.entry(incident.vm).or_insert((incident.from, incident.to));
-            *first = incident.from.min(*first);
-            *last = incident.to.max(*last);
-        }
-    }
-    let first = ran.values().map(|(first, _)| *first).max().unwrap_or_default();
-    let last = ran.values().map(|(_, last)| *last).min().unwrap_or_default();
-    assert!(ran.len() == 2 && last > first + 2_000_000_000, "{ran:?}");
+/// Fails unless the loads of both guests ran at the same time, but for a quarter of it at most. A guest that shares the pCPU makes 80 000
+/// accesses a second here, and one that has it to itself 203 000 (`--guests 1`): instructions are counted, so that is the same everywhere.
+fn together(table: &str) {
+    const AT_ONCE: std::ops::Range<u64> = 60_000..110_000;
+    let accesses: Vec<u64> = table
+        .lines()
+        .filter(|line| line.contains(" result of g"))
+        .map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let unit = words.iter().position(|word| *word == "accesses/s").expect("accesses a second");
+            words[unit - 1].parse().expect("a number")
+        })
+        .collect();
+    assert_eq!(accesses.len(), 2, "{table}");
+    assert!(accesses.iter().all(|rate| AT_ONCE.contains(rate)), "{table}");
 }
 
 /// Fails unless the script finds xentrace, the guests' own traces and the agents at one.
@@ -164,13 +163,12 @@ fn guests_share_pcpus_and_are_seen_the_same_way_every_time() {
         );
         let run: Vec<&str> = run.split(' ').collect();
         let early = path("early.jsonl");
-        succeeds(xen(&built, &run).arg("--json").arg(&early).args(["--", "--sleeper-ms", "7"]));
+        let output = succeeds(xen(&built, &run).arg("--json").arg(&early).args(["--", "--sleeper-ms", "7"]));
+        together(&String::from_utf8_lossy(&output.stdout));
         last_of(&read("early.jsonl")).vms.iter().map(|vm| vm.total().counters.lhp).sum::<u64>()
     };
     let sliced = preempted_holders("slice");
-    let sliced_json = read("early.jsonl");
     let adapted = preempted_holders("adaptive");
-    together(&sliced_json);
     assert!(
         sliced >= 60 && adapted <= sliced / 5,
         "{sliced} with the end of the slice, {adapted} with one that adapts"
