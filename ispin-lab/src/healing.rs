@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::threads::result::RunResult;
@@ -76,13 +76,8 @@ impl InjectionResult {
 /// The file cannot be written.
 pub fn save(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
     let Some(path) = json else { return Ok(()) };
-    let writing = || format!("writing {}", path.display());
     let text = serde_json::to_string_pretty(results)? + "\n";
-    if path.metadata().is_ok_and(|there| !there.is_file()) {
-        return std::fs::write(path, text).with_context(writing);
-    }
-    whole_file::write(path, text.as_bytes())?;
-    Ok(())
+    whole_file::put(path, text.as_bytes())
 }
 
 /// One line for each lock: medians over all injections of all its runs.

@@ -64,7 +64,7 @@ fn first() -> u64 {
 /// Measures every row, in the order of the table, as often as is asked for.
 ///
 /// # Errors
-/// A row cannot be measured, or the file cannot be written.
+/// No row has the name that is asked for, a row cannot be measured, or the file cannot be written.
 pub fn measure(options: &InstructionOptions) -> Result<Vec<Row>> {
     let mut measured = vec![];
     for one in planned(options) {

@@ -25,7 +25,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     reader.deserialize().map(|row| row.with_context(reading)).collect()
 }
 
-/// Puts `rows` in the place of the file.
+/// Puts `rows` in the place of the file. What is no file, as `/dev/stdout`, is written to.
 ///
 /// # Errors
 /// It cannot be written.
@@ -35,12 +35,11 @@ pub fn write<T: Serialize>(path: &Path, rows: &[T]) -> Result<()> {
         writer.serialize(row).with_context(|| format!("a row of {}", path.display()))?;
     }
     let bytes = writer.into_inner().map_err(|error| anyhow!("the rows of {}: {error}", path.display()))?;
-    whole_file::write(path, &bytes)?;
-    Ok(())
+    whole_file::put(path, &bytes)
 }
 
-/// Makes each of `missing` with `measure`, which adds its rows, and writes all rows after each. One that fails is told and left out;
-/// the others go on.
+/// Makes each of `missing` with `measure`, which adds its rows if it does not fail, and writes all rows after each. One that fails is
+/// told and left out; the others go on.
 ///
 /// # Errors
 /// A signal came, the file cannot be written, or some failed. `rows` and the file are as far as it went.
@@ -77,7 +76,14 @@ pub fn fill<K: Display, T: Serialize>(
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use serde::Deserialize;
+
     use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct One {
+        number: u64,
+    }
 
     #[test]
     fn what_fails_is_told_and_a_signal_ends_it() {
@@ -103,6 +109,16 @@ mod tests {
         let done = fill(&path, &mut rows, vec![5], &interrupted, |_, _| bail!("it was begun"));
         assert!(done.unwrap_err().to_string().contains("goes on"));
         assert_eq!(rows, [(1, 1), (3, 9)]);
+    }
+
+    #[test]
+    fn a_file_holds_the_rows_of_the_last_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.csv");
+        for rows in [&[1, 2, 3][..], &[4]] {
+            write(&path, &rows.iter().map(|&number| One { number }).collect::<Vec<_>>()).unwrap();
+        }
+        assert_eq!(read::<One>(&path).unwrap(), [One { number: 4 }]);
     }
 
     #[test]

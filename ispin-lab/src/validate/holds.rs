@@ -85,7 +85,7 @@ struct Planned {
 
 impl fmt::Display for Planned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&command(self.workload, self.seed))
+        write!(f, "holds: {}", command(self.workload, self.seed))
     }
 }
 
