@@ -67,6 +67,11 @@ impl Incident {
     /// The turn came while it was off its pCPU.
     pub const HARMFUL: u8 = 4;
 
+    /// What it is, as shown to people and in JSON: `lhp` or `lwp`.
+    pub const fn kind_name(&self) -> &'static str {
+        if self.kind == PspKind::Lhp as u8 { "lhp" } else { "lwp" }
+    }
+
     /// The reason, if it is one that this version knows.
     pub fn reason(&self) -> Option<Reason> {
         Reason::ALL.into_iter().find(|&reason| reason as u8 == self.reason)

@@ -18,6 +18,48 @@ pub fn quiet_quanta(vcpus: u64, pcpus: u64) -> u64 {
     vcpus.div_ceil(pcpus.max(1)).max(LEAST_QUIET)
 }
 
+/// How many problematic preemptions of an injection are written down one by one.
+const WRITTEN: usize = 32;
+
+/// A problematic preemption as it was observed, in the time of its world.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Psp {
+    /// `lhp` or `lwp`.
+    pub kind: String,
+    /// Why it happened: a name of [`ispin_common::reason::Reason`], or nothing if that is not known.
+    pub reason: String,
+    /// Acquire (LHP) or take (LWP).
+    pub from: u64,
+    /// Release (LHP) or acquire (LWP).
+    pub to: u64,
+}
+
+/// A problematic preemption after an injection. Times are in quanta from the return of the holder that the pCPU was taken from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct After {
+    /// `lhp` or `lwp`.
+    pub kind: String,
+    /// Why it happened: a name of [`ispin_common::reason::Reason`], or nothing if that is not known.
+    pub reason: String,
+    /// Acquire (LHP) or take (LWP); below 0 = before the return.
+    pub from: f64,
+    /// Release (LHP) or acquire (LWP).
+    pub to: f64,
+}
+
+/// How an injection was observed, in the time of its world.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch {
+    /// When the holder returned to its pCPU.
+    pub back: u64,
+    /// Length of a quantum.
+    pub quantum: u64,
+    /// Whole quanta from the return to the end of the observation.
+    pub watched: u64,
+    /// How many quiet ones make a lock healed.
+    pub quiet: u64,
+}
+
 /// One preemption and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Healing {
@@ -30,10 +72,41 @@ pub struct Healing {
     pub psp: u64,
     /// Acquisitions of the observation, for each quantum of it.
     pub acquisitions_per_quantum: f64,
+    /// The first of those preemptions, in the order in which they ended.
+    pub after: Vec<After>,
+}
+
+impl Healing {
+    /// What came of one: its problematic preemptions, in any order, how many more of them there were at the end of the observation,
+    /// and how many acquisitions.
+    pub fn of(watch: Watch, mut psp: Vec<Psp>, dropped: u64, acquisitions: u64) -> Self {
+        let Watch { back, quantum, watched, quiet } = watch;
+        psp.sort_by_key(|psp| psp.to);
+        let times: Vec<u64> = psp.iter().map(|psp| psp.to).collect();
+        let quanta = |at: u64| {
+            let quanta = (i128::from(at) - i128::from(back)) as f64 / quantum as f64;
+            (quanta * 1000.0).round() / 1000.0
+        };
+        let total = times.len() as u64 + dropped;
+        let after = psp.into_iter().take(WRITTEN).map(|Psp { kind, reason, from, to }| After {
+            kind,
+            reason,
+            from: quanta(from),
+            to: quanta(to),
+        });
+        Self {
+            repeat: 0,
+            // What was dropped came last: nothing is known of the end.
+            quanta: healed_after(&times, back, quantum, watched, quiet).filter(|_| dropped == 0),
+            psp: total,
+            acquisitions_per_quantum: acquisitions as f64 / (watched + 1) as f64,
+            after: after.collect(),
+        }
+    }
 }
 
 /// The first quantum from `back` on that begins `quiet` of them without any of `times`, if they are all within `watched`.
-pub fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64, quiet: u64) -> Option<u64> {
+fn healed_after(times: &[u64], back: u64, quantum: u64, watched: u64, quiet: u64) -> Option<u64> {
     let noisy: BTreeSet<u64> = times.iter().filter_map(|&at| Some(at.checked_sub(back)? / quantum)).collect();
     (0..(watched + 1).saturating_sub(quiet)).find(|&from| noisy.range(from..from + quiet).next().is_none())
 }
@@ -78,6 +151,29 @@ pub fn save(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
     let Some(path) = json else { return Ok(()) };
     let text = serde_json::to_string_pretty(results)? + "\n";
     whole_file::put(path, text.as_bytes())
+}
+
+/// The healings that took more than two quanta, of locks of which most did not: what happened after the injection.
+pub fn slow(results: &[InjectionResult]) -> String {
+    let within = |healing: &Healing| healing.quanta.is_some_and(|quanta| quanta <= 2);
+    let mut lines = String::new();
+    for result in results {
+        let quick = result.healings.iter().filter(|healing| within(healing)).count();
+        if 2 * quick <= result.healings.len() {
+            continue;
+        }
+        for healing in result.healings.iter().filter(|healing| !within(healing)) {
+            let needed = healing.quanta.map_or("did not heal".into(), |quanta| format!("{quanta} quanta"));
+            let one = |after: &After| {
+                let reason = if after.reason.is_empty() { "" } else { " " };
+                let After { kind, from, to, .. } = after;
+                format!("{kind}{reason}{} {from:.2} to {to:.2}", after.reason)
+            };
+            let all: Vec<String> = healing.after.iter().map(one).collect();
+            lines += &format!("{}, run {}, {needed}: {}\n", result.lock, healing.repeat, all.join(", "));
+        }
+    }
+    lines
 }
 
 /// One line for each lock: medians over all injections of all its runs.
@@ -138,9 +234,33 @@ mod tests {
         assert_eq!(healed_after(&[105, 145], 100, 10, 20, 8), Some(5), "three quiet quanta are not a round");
         assert_eq!((quiet_quanta(8, 1), quiet_quanta(9, 2), quiet_quanta(2, 2)), (8, 5, 3));
     }
+
+    #[test]
+    fn what_came_of_an_injection_is_told_in_quanta_from_the_return() {
+        let psp = |reason: &str, from, to| Psp { kind: "lwp".into(), reason: reason.into(), from, to };
+        let watch = Watch { back: 1000, quantum: 100, watched: 20, quiet: 4 };
+        let healing = Healing::of(watch, vec![psp("early", 1150, 1310), psp("", 900, 1001)], 0, 4200);
+        assert_eq!((healing.quanta, healing.psp, healing.acquisitions_per_quantum), (Some(4), 2, 200.0));
+        let times: Vec<(f64, f64)> = healing.after.iter().map(|after| (after.from, after.to)).collect();
+        assert_eq!(times, [(-1.0, 0.01), (1.5, 3.1)]);
+        let many = Healing::of(watch, vec![psp("early", 900, 1001); 40], 3, 0);
+        assert_eq!((many.quanta, many.psp, many.after.len()), (None, 43, WRITTEN));
+
+        let quick = Healing::of(watch, vec![], 0, 0);
+        let mut plus = InjectionResult::new("ispin+".into(), 8, 4);
+        plus.add(vec![quick.clone(), quick, healing], None);
+        let mut ticket = InjectionResult::new("ticket".into(), 8, 4);
+        ticket.add(vec![many], None);
+        assert_eq!(
+            slow(&[plus, ticket]),
+            "ispin+, run 1, 4 quanta: lwp -1.00 to 0.01, lwp early 1.50 to 3.10\n"
+        );
+    }
+
     #[test]
     fn a_median_is_of_all_injections_of_all_runs() {
-        let healing = |quanta, psp| Healing { repeat: 0, quanta, psp, acquisitions_per_quantum: 100.0 };
+        let healing =
+            |quanta, psp| Healing { repeat: 0, quanta, psp, acquisitions_per_quantum: 100.0, after: vec![] };
         let run = |seconds| Some(RunResult { seconds, repeat: 1, ..RunResult::default() });
         let mut result = InjectionResult::new("ispin+".into(), 8, 4);
         result.add(vec![healing(Some(1), 2), healing(Some(1), 4)], run(2.0));

@@ -104,7 +104,7 @@ enum Cmd {
         /// vCPUs of each guest
         #[arg(long, value_name = "N", default_value_t = 4)]
         vcpus: u32,
-        /// What Xen publishes: firm or slice
+        /// What Xen publishes as the end of a quantum, as --policy of vm
         #[arg(long, default_value = "firm")]
         policy: String,
         /// Length of a run in seconds of the guests
@@ -306,6 +306,7 @@ fn run(cli: Cli) -> Result<()> {
 fn tell_healings(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
     healing::save(results, json)?;
     println!("{}", healing::table(results));
+    print!("{}", healing::slow(results));
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 mod fairness;
 mod guest;
 
-use guest::{find, machine, succeeds, vm};
+use guest::{Turn, find, kernel, succeeds, there, vm};
 use ispin_lab::locks::ALGORITHMS;
 
 /// Runs the script that counts from the kernel's own trace, and returns what it printed.
@@ -28,21 +29,27 @@ fn counted(table: &str, name: &str) -> u64 {
 
 #[test]
 fn the_agent_counts_what_the_kernels_own_trace_holds() {
-    let Some((_one, kernel)) = machine() else { return };
-    let dir = tempfile::tempdir().expect("tempdir");
-    for (lock, workload) in [("hvm", "dup"), ("pv", "futex"), ("ispin+", "dup")] {
+    let Some(kernel) = there(kernel().map_err(String::clone)) else { return };
+    let agree = |lock: &str, workload: &str| {
+        let _turn = Turn::wait();
+        let dir = tempfile::tempdir().expect("tempdir");
         let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
         // Short quanta, and a csd shorter than many waits: some waits outlive their quantum wherever the phases fall.
         let quanta = ["--soft-slice-ms", "0.3", "--csd", "1000"];
         let arguments = [&["--lock", lock, "--workload", workload, "--seconds", "1"], &quanta[..]].concat();
-        let mut command = vm(&kernel, &arguments);
+        let mut command = vm(kernel, &arguments);
         command.args(["--deterministic", "--trace"]).arg(&trace).arg("--json").arg(&snapshots);
         succeeds(&mut command);
         let table = truth(&trace, &snapshots, &[]);
         for (name, at_least) in [("takes", 20_000), ("deferrals", 100), ("lwp", 1)] {
             assert!(counted(&table, name) >= at_least, "{lock}, {workload}: too few {name}: {table}");
         }
-    }
+    };
+    thread::scope(|scope| {
+        for (lock, workload) in [("hvm", "dup"), ("pv", "futex"), ("ispin+", "dup")] {
+            scope.spawn(move || agree(lock, workload));
+        }
+    });
 }
 
 /// A lock of the guest's kernel, and what to expect of it.
@@ -82,6 +89,7 @@ fn shares(said: &str) -> Result<[u64; 2], String> {
 /// the order of the tickets and equal shares. `more` is for the kernel's command line.
 fn keeps(kernel: &Path, promise: &Promise, load: &Load, more: &[&str]) -> Result<(), String> {
     let &Promise { lock, fifo, waits } = promise;
+    let _turn = Turn::wait();
     let dir = tempfile::tempdir().expect("tempdir");
     let (trace, snapshots) = (dir.path().join("trace.tar"), dir.path().join("run.jsonl"));
     let run = |observed: bool| {
@@ -124,32 +132,31 @@ fn keeps(kernel: &Path, promise: &Promise, load: &Load, more: &[&str]) -> Result
 
 #[test]
 fn every_lock_excludes_goes_on_and_keeps_its_order() {
-    let Some((_one, kernel)) = machine() else { return };
-    for lock in ALGORITHMS {
-        // Whoever releases the unfair lock is there first to take it again: with two vCPUs hardly anybody meets another. How many do
-        // depends on where the phases of the two fall, and so on where the compiler put things.
-        let waits = if lock.name == "unfair" { 1 } else { 50 };
-        let promise = Promise { lock: lock.name, fifo: lock.fifo, waits };
-        keeps(&kernel, &promise, &SHORT, &[]).unwrap_or_else(|why| panic!("{why}"));
-    }
+    let Some(kernel) = there(kernel().map_err(String::clone)) else { return };
+    thread::scope(|scope| {
+        for lock in ALGORITHMS {
+            // Whoever releases the unfair lock is there first to take it again: with two vCPUs hardly anybody meets another. How many do
+            // depends on where the phases of the two fall, and so on where the compiler put things.
+            let waits = if lock.name == "unfair" { 1 } else { 50 };
+            let promise = Promise { lock: lock.name, fifo: lock.fifo, waits };
+            scope.spawn(move || keeps(kernel, &promise, &SHORT, &[]).unwrap_or_else(|why| panic!("{why}")));
+        }
+    });
 }
 
 #[test]
 fn a_broken_lock_is_caught_and_a_sound_one_is_not() {
-    let Some((_one, sound)) = machine() else { return };
+    let Some(sound) = there(kernel().map_err(String::clone)) else { return };
     let patch = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-patch/debug/broken-lock.patch");
-    let broken = match find(&["--patch", patch]) {
-        Ok(broken) => broken,
-        Err(why) => {
-            assert!(std::env::var_os("CI").is_none(), "{why}");
-            eprintln!("skipped: {why}");
-            return;
-        }
-    };
+    let Some(broken) = there(find(&["--patch", patch])) else { return };
     let ticket = Promise { lock: "ticket", fifo: true, waits: 50 };
-    keeps(&sound, &ticket, &LONG, &[]).unwrap_or_else(|why| panic!("{why}"));
-    // The same kernel with its lock left whole.
-    keeps(&broken, &ticket, &LONG, &[]).unwrap_or_else(|why| panic!("{why}"));
-    let why = keeps(&broken, &ticket, &LONG, &["--append", "ispinlock.broken=1"]).expect_err("a broken lock");
-    assert!(why.contains("the load found the lock broken"), "{why}");
+    // The same kernel with its lock left whole, too.
+    thread::scope(|scope| {
+        for kernel in [sound, &broken] {
+            scope.spawn(|| keeps(kernel, &ticket, &LONG, &[]).unwrap_or_else(|why| panic!("{why}")));
+        }
+        let why =
+            keeps(&broken, &ticket, &LONG, &["--append", "ispinlock.broken=1"]).expect_err("a broken lock");
+        assert!(why.contains("the load found the lock broken"), "{why}");
+    });
 }

@@ -10,7 +10,7 @@ use ispin_common::threads::{Phase, Word};
 
 use super::host_windows::HostWindows;
 use super::scheduling::{Policy, VCPU_PRIORITY, set_policy_of};
-use crate::healing::{Healing, healed_after};
+use crate::healing::{Healing, Psp, Watch};
 
 /// How long the injector waits before it looks for a holder again, ns.
 const LOOK_AGAIN: u64 = 50_000;
@@ -102,17 +102,11 @@ impl Injector {
                 self.state = State::Watching(now, now + self.every);
             }
             State::Watching(back, _) => {
-                let (times, dropped) = self.incidents(maps)?;
+                let (psp, dropped) = self.incidents(maps)?;
                 let watched = (now - back) / self.quantum;
-                let acquisitions = (self.operations(maps)? - self.begun) as f64;
-                self.healings.push(Healing {
-                    repeat: 0,
-                    // What was dropped came last: nothing is known of the end.
-                    quanta: healed_after(&times, back, self.quantum, watched, self.quiet)
-                        .filter(|_| dropped == 0),
-                    psp: times.len() as u64 + dropped,
-                    acquisitions_per_quantum: acquisitions / (watched + 1) as f64,
-                });
+                let watch = Watch { back, quantum: self.quantum, watched, quiet: self.quiet };
+                let acquisitions = self.operations(maps)? - self.begun;
+                self.healings.push(Healing::of(watch, psp, dropped, acquisitions));
                 self.state = State::Looking(now);
             }
         }
@@ -151,21 +145,26 @@ impl Injector {
         Ok(sum)
     }
 
-    /// When each problematic preemption since the last call ended, and how many more there were.
-    fn incidents(&mut self, maps: &PublisherMaps) -> Result<(Vec<u64>, u64)> {
-        let (mut times, mut dropped) = (vec![], 0);
+    /// The problematic preemptions since the last call, and how many more there were.
+    fn incidents(&mut self, maps: &PublisherMaps) -> Result<(Vec<Psp>, u64)> {
+        let (mut psp, mut dropped) = (vec![], 0);
         for target in &mut self.targets {
             let row = maps.rows.get(target.row as usize).ok_or_else(|| anyhow!("no row {}", target.row))?;
             // SAFETY: mapped; without an agent, which an injected run does not wait for, this is the one consumer.
             unsafe {
                 while let Some(incident) = Ring::pop(addr_of_mut!((*row).incidents)) {
-                    times.push(incident.to_tsc);
+                    psp.push(Psp {
+                        kind: incident.kind_name().to_owned(),
+                        reason: incident.reason().map_or_else(String::new, |reason| reason.name().to_owned()),
+                        from: incident.from_tsc,
+                        to: incident.to_tsc,
+                    });
                 }
                 let so_far = Ring::dropped(addr_of!((*row).incidents));
                 dropped += so_far - target.dropped;
                 target.dropped = so_far;
             }
         }
-        Ok((times, dropped))
+        Ok((psp, dropped))
     }
 }

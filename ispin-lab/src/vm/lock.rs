@@ -30,6 +30,8 @@ static ALL: LazyLock<Vec<Lock>> = LazyLock::new(|| {
 impl Lock {
     /// The plain ticket lock.
     pub const TICKET: Self = Self::Series("ticket");
+    /// The lock beyond the paper.
+    pub const ISPIN_PLUS: Self = Self::Series("ispin+");
 
     /// Whether it is a lock of a kernel without the series, which has no tracepoints and no slots.
     pub fn is_stock(self) -> bool {

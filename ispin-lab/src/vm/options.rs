@@ -10,7 +10,7 @@ use ispin_agent::sink::SinkOptions;
 
 use super::lock::Lock;
 use super::rival::Rival;
-use super::xen::options::XenOptions;
+use super::xen::options::{Policy, XenOptions};
 
 /// What the guest runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -206,6 +206,11 @@ impl VmOptions {
             );
         }
         Ok(())
+    }
+
+    /// What Xen publishes.
+    pub fn policy(&self) -> Policy {
+        self.xen.policy(self.lock)
     }
 
     /// Threads of the load.

@@ -36,7 +36,7 @@ fn table(options: &VmOptions, observed: &Observed) -> String {
                 xen.guest_type(),
                 xen.pcpus(),
                 xen.scheduler(),
-                xen.policy()
+                options.policy()
             ),
         );
     }

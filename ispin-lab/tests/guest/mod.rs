@@ -1,9 +1,9 @@
-//! Guests for tests: one at a time, with a kernel that is there or, in CI, built.
+//! Guests for tests: with a kernel that is there or, in CI, built; one at a time, or as many as the machine has room for.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub const LAB: &str = env!("CARGO_BIN_EXE_ispin-lab");
 
@@ -11,8 +11,13 @@ pub const LAB: &str = env!("CARGO_BIN_EXE_ispin-lab");
 pub fn machine() -> Option<(MutexGuard<'static, ()>, PathBuf)> {
     static ONE: Mutex<()> = Mutex::new(());
     let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    match kernel() {
-        Ok(kernel) => Some((guard, kernel.clone())),
+    Some((guard, there(kernel().cloned().map_err(String::clone))?))
+}
+
+/// What was found; `None` if this machine cannot run it, which is an error in CI.
+pub fn there<T>(found: Result<T, String>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
         Err(why) => {
             assert!(std::env::var_os("CI").is_none(), "{why}");
             eprintln!("skipped: {why}");
@@ -21,8 +26,49 @@ pub fn machine() -> Option<(MutexGuard<'static, ()>, PathBuf)> {
     }
 }
 
+/// Memory of this machine that a run may take, bytes: dom0, two guests with room for a trace, and QEMU.
+const MEMORY_OF_A_RUN: u64 = 2 << 30;
+/// More at a time than that gain little: the longest of a test's runs is what one waits for.
+const MOST_AT_A_TIME: u64 = 4;
+
+static RUNNING: Mutex<u64> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// The right to run one machine that counts instructions, until it is dropped: such a one takes one processor, and its results do not
+/// depend on what else runs.
+pub struct Turn(());
+
+impl Turn {
+    /// Waits for it.
+    pub fn wait() -> Self {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |running: &mut u64| *running >= room();
+        let mut running = ENDED.wait_while(running, full).unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Self(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_one();
+    }
+}
+
+/// How many of them at a time.
+fn room() -> u64 {
+    static ROOM: OnceLock<u64> = OnceLock::new();
+    *ROOM.get_or_init(|| {
+        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+        let memory = rustix::system::sysinfo();
+        let memory = memory.totalram as u64 * u64::from(memory.mem_unit);
+        processors.min(memory / MEMORY_OF_A_RUN).clamp(1, MOST_AT_A_TIME)
+    })
+}
+
 /// The patched kernel.
-fn kernel() -> Result<&'static PathBuf, &'static String> {
+pub fn kernel() -> Result<&'static PathBuf, &'static String> {
     static KERNEL: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     KERNEL.get_or_init(|| find(&[])).as_ref()
 }

@@ -83,7 +83,7 @@ impl Story<'_> {
     fn record(&self, incident: &Incident) -> IncidentRecord {
         let preempted = incident.flags & Incident::PREEMPTED != 0;
         IncidentRecord {
-            kind: if incident.kind == PspKind::Lhp as u8 { "lhp" } else { "lwp" }.into(),
+            kind: incident.kind_name().into(),
             vm: self.vm.to_owned(),
             vcpu: incident.vcpu,
             seq: incident.seq,

@@ -19,7 +19,7 @@ pub fn incident_records(
     let record = |(at, (vm, i)): (usize, &(usize, Incident))| {
         let cause = causes[at].as_ref();
         IncidentRecord {
-            kind: if i.kind == PspKind::Lhp as u8 { "lhp" } else { "lwp" }.into(),
+            kind: i.kind_name().into(),
             vm: world.vms[*vm].name.clone(),
             vcpu: i.vcpu,
             seq: i.seq,

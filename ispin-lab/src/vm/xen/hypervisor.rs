@@ -11,10 +11,10 @@ use crate::vm::steps::{Job, Steps};
 pub const DOM0_MB: u32 = 512;
 
 /// The file to boot.
-pub fn obtain(root: &Path, options: &XenOptions, steps: &Steps) -> Result<PathBuf> {
+pub fn obtain(root: &Path, options: &XenOptions, policy: Policy, steps: &Steps) -> Result<PathBuf> {
     let folder = match &options.xen {
         Some(folder) => folder.canonicalize().with_context(|| format!("--xen {}", folder.display()))?,
-        None => build(root, options, steps)?,
+        None => build(root, policy, steps)?,
     };
     let image = folder.join("xen");
     if !image.is_file() {
@@ -24,12 +24,12 @@ pub fn obtain(root: &Path, options: &XenOptions, steps: &Steps) -> Result<PathBu
 }
 
 /// Runs xen-patch/build; its last line is the folder.
-fn build(root: &Path, options: &XenOptions, steps: &Steps) -> Result<PathBuf> {
+fn build(root: &Path, policy: Policy, steps: &Steps) -> Result<PathBuf> {
     let script = root.join("xen-patch/build");
     if !script.is_file() {
         bail!("there is no {}; --xen DIR names a Xen that is built", script.display());
     }
-    let series = if options.policy() == Policy::Off { "none" } else { "full" };
+    let series = if policy == Policy::Off { "none" } else { "full" };
     let said = steps.complete(&Job {
         what: "Xen",
         program: script.into(),
@@ -41,7 +41,7 @@ fn build(root: &Path, options: &XenOptions, steps: &Steps) -> Result<PathBuf> {
 }
 
 /// Xen's command line.
-pub fn parameters(options: &XenOptions) -> Vec<String> {
+pub fn parameters(options: &XenOptions, policy: Policy) -> Vec<String> {
     let mut parameters = vec![
         "console=com1".to_owned(),
         "com1=115200".to_owned(),
@@ -66,8 +66,8 @@ pub fn parameters(options: &XenOptions) -> Vec<String> {
     if let Some(us) = options.rate_limit_us() {
         parameters.push(format!("sched_ratelimit_us={us}"));
     }
-    if let Some(policy) = options.policy().word() {
-        parameters.push(format!("ispin={policy}"));
+    if let Some(word) = policy.word() {
+        parameters.push(format!("ispin={word}"));
     }
     parameters
 }
@@ -76,9 +76,11 @@ pub fn parameters(options: &XenOptions) -> Vec<String> {
 mod tests {
     use super::super::options::Scheduler;
     use super::*;
+    use crate::vm::lock::Lock;
 
     #[test]
     fn the_command_line_says_what_was_asked_for() {
+        let parameters = |options: &XenOptions| super::parameters(options, options.policy(Lock::TICKET));
         let default = parameters(&XenOptions::default()).join(" ");
         assert!(
             default.contains("sched=credit dom0_mem=512M")

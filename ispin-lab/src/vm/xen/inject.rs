@@ -8,11 +8,11 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use ispin_agent::model::Snapshot;
+use ispin_agent::model::{IncidentRecord, Snapshot};
 
 use super::experiment::parse;
 use super::run;
-use crate::healing::{Healing, healed_after, quiet_quanta};
+use crate::healing::{Healing, Psp, Watch, quiet_quanta};
 use crate::load::micro::Stall;
 use crate::vm::report::LoadResult;
 
@@ -28,7 +28,7 @@ const GUESTS: u32 = 2;
 pub struct Injection<'a> {
     /// vCPUs of each of the two guests.
     pub vcpus: u32,
-    /// `firm` or `slice`.
+    /// What Xen publishes, a name of [`super::options::Policy`].
     pub policy: &'a str,
     /// Length of a run, seconds of the guests.
     pub seconds: f64,
@@ -68,8 +68,8 @@ impl Injection<'_> {
         let mut healings = vec![];
         for (guest, load) in &observed.results {
             let ours = incidents.ended.iter().filter(|(vm, _)| vm == guest);
-            let times: Vec<u64> = ours.map(|(_, to)| *to).collect();
-            healings.extend(of_guest(load, &times, self.quiet_quanta())?);
+            let psp: Vec<Psp> = ours.map(|(_, psp)| psp.clone()).collect();
+            healings.extend(of_guest(load, &psp, self.quiet_quanta())?);
         }
         ensure!(!healings.is_empty(), "no holder lost its pCPU: give it more --seconds");
         if incidents.dropped > 0 {
@@ -88,8 +88,8 @@ impl Injection<'_> {
 
 /// What the agents told of problematic preemptions.
 struct Incidents {
-    /// The guest of each, and when it ended.
-    ended: Vec<(String, u64)>,
+    /// The guest of each, and the preemption.
+    ended: Vec<(String, Psp)>,
     /// How many more there were.
     dropped: u64,
 }
@@ -100,12 +100,15 @@ fn incidents(json: &Path) -> Result<Incidents> {
     for line in BufReader::new(File::open(json).with_context(reading)?).lines() {
         let snapshot: Snapshot = serde_json::from_str(&line.with_context(reading)?).with_context(reading)?;
         found.dropped = found.dropped.max(snapshot.losses.incidents_dropped);
-        found.ended.extend(snapshot.incidents.into_iter().map(|incident| (incident.vm, incident.to)));
+        found.ended.extend(snapshot.incidents.into_iter().map(|incident| {
+            let IncidentRecord { vm, kind, reason, from, to, .. } = incident;
+            (vm, Psp { kind, reason, from, to })
+        }));
     }
     Ok(found)
 }
 
-fn of_guest(load: &LoadResult, times: &[u64], quiet: u64) -> Result<Vec<Healing>> {
+fn of_guest(load: &LoadResult, psp: &[Psp], quiet: u64) -> Result<Vec<Healing>> {
     let stalls = load.other.get("stalls").cloned().context("the load told no stalls")?;
     let stalls: Vec<Stall> = serde_json::from_value(stalls).context("the load's stalls")?;
     let quantum = SLICE_MS * CYCLES_PER_MS;
@@ -114,15 +117,10 @@ fn of_guest(load: &LoadResult, times: &[u64], quiet: u64) -> Result<Vec<Healing>
     let healing = |pair: &[Stall]| {
         let (this, next) = (pair[0], pair[1]);
         let watched = next.begin.saturating_sub(this.back) / quantum;
-        let ours: Vec<u64> =
-            times.iter().copied().filter(|&to| to >= this.begin && to < next.begin).collect();
-        Healing {
-            repeat: 0,
-            // The holder's own release, right after its return, is the preemption that was injected.
-            quanta: healed_after(&ours, this.back, quantum, watched, quiet),
-            psp: ours.len() as u64,
-            acquisitions_per_quantum: (next.accesses - this.accesses) as f64 / (watched + 1) as f64,
-        }
+        // The holder's own release, right after its return, is the preemption that was injected.
+        let ours = psp.iter().filter(|psp| psp.to >= this.begin && psp.to < next.begin).cloned().collect();
+        let watch = Watch { back: this.back, quantum, watched, quiet };
+        Healing::of(watch, ours, 0, next.accesses - this.accesses)
     };
     Ok(pairs.map(healing).collect())
 }
@@ -153,7 +151,9 @@ mod tests {
         // The injected one, and one in each quantum for a while after the second.
         let mut times = vec![at(49), at(169)];
         times.extend((43..69).map(|q| q * quantum + 5));
-        let healings = of_guest(&load, &times, 8).unwrap();
+        let psp = |to| Psp { kind: "lwp".into(), reason: "incapable".into(), from: to - 1, to };
+        let psp: Vec<Psp> = times.into_iter().map(psp).collect();
+        let healings = of_guest(&load, &psp, 8).unwrap();
         assert_eq!((healings[0].quanta, healings[0].psp), (Some(1), 1));
         assert_eq!(healings[0].acquisitions_per_quantum, 2800.0 / 29.0);
         assert_eq!((healings[1].quanta, healings[1].psp), (None, 27));

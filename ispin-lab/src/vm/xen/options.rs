@@ -8,6 +8,7 @@ use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::vm::init::Victim;
+use crate::vm::lock::Lock;
 
 /// How Xen runs a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -121,7 +122,7 @@ pub struct XenOptions {
     /// How Xen runs the guests [default: pv]
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub guest_type: Option<GuestType>,
-    /// What Xen publishes as the end of a quantum [default: slice]
+    /// What Xen publishes as the end of a quantum [default: slice, the paper's; with ispin+ adaptive]
     #[arg(long, value_enum)]
     pub policy: Option<Policy>,
     /// Xen's scheduler [default: credit]
@@ -170,9 +171,10 @@ impl XenOptions {
         self.guest_type.unwrap_or(GuestType::Pv)
     }
 
-    /// What is published.
-    pub fn policy(&self) -> Policy {
-        self.policy.unwrap_or(Policy::Slice)
+    /// What is published for guests with `lock`: for `ispin+` an end that something holds to beside neighbours that one does not
+    /// know, for all others the paper's.
+    pub fn policy(&self, lock: Lock) -> Policy {
+        self.policy.unwrap_or(if lock == Lock::ISPIN_PLUS { Policy::Adaptive } else { Policy::Slice })
     }
 
     /// The scheduler.
@@ -183,7 +185,7 @@ impl XenOptions {
     /// The rate limit, if it is not Xen's own.
     pub fn rate_limit_us(&self) -> Option<u32> {
         let whole_slice = || self.slice_ms.unwrap_or(DEFAULT_SLICE_MS) * 1000;
-        self.ratelimit_us.or_else(|| (self.policy() == Policy::Firm).then(whole_slice))
+        self.ratelimit_us.or_else(|| (self.policy == Some(Policy::Firm)).then(whole_slice))
     }
 
     /// How many runs.
@@ -256,7 +258,7 @@ impl XenOptions {
             );
         }
         if self.scheduler() == Scheduler::Credit2
-            && let policy @ (Policy::Firm | Policy::AdaptiveFirm) = self.policy()
+            && let Some(policy @ (Policy::Firm | Policy::AdaptiveFirm)) = self.policy
         {
             bail!(
                 "--policy {policy}: credit2 has no firm quanta; take --policy ratelimit, or --scheduler credit"
@@ -307,7 +309,10 @@ mod tests {
         options.refuse_without_xen().unwrap();
         assert_eq!((options.guests(), options.pcpus(), options.repeats()), (2, 1, 1));
         assert_eq!(options.names(), ["g1", "g2"]);
-        assert_eq!(options.policy().word(), Some("slice"));
+        assert_eq!(options.policy(Lock::TICKET).word(), Some("slice"));
+        assert_eq!(options.policy(Lock::ISPIN_PLUS).word(), Some("adaptive"));
+        let given = XenOptions { policy: Some(Policy::Firm), ..options };
+        assert_eq!(given.policy(Lock::ISPIN_PLUS), Policy::Firm);
     }
 
     #[test]

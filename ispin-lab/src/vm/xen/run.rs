@@ -196,7 +196,7 @@ impl<'a> Lab<'a> {
         let own = |name: String| find_workload(options.xen.workload_of(&name).unwrap_or(&options.workload));
         let workloads = options.xen.names().into_iter().map(own).collect::<Result<Vec<_>>>()?;
         let built = Built::obtain(&root, options, &workloads, steps)?;
-        let xen = hypervisor::obtain(&root, &options.xen, steps)?;
+        let xen = hypervisor::obtain(&root, &options.xen, options.policy(), steps)?;
         let dom0 = Dom0Files::obtain(steps)?;
         let common = built.common(options, &workloads)?;
         Ok(Self { options, workload, workloads, built, xen, dom0, common })
@@ -237,7 +237,7 @@ impl<'a> Lab<'a> {
                     virtualization: xen.guest_type() == GuestType::Pvh,
                 }),
                 initramfs: initramfs.path(),
-                parameters: hypervisor::parameters(xen),
+                parameters: hypervisor::parameters(xen, options.policy()),
                 console: PathBuf::new(),
                 ports: vec![],
             },
@@ -287,7 +287,7 @@ impl<'a> Lab<'a> {
     /// Fails if Xen published nothing although it was asked to.
     fn published(&self, observed: &Observed) -> Result<()> {
         let source = observed.source.as_deref();
-        let asked = self.options.xen.policy() != Policy::Off;
+        let asked = self.options.policy() != Policy::Off;
         if asked && source.is_some_and(|source| source != "xen") {
             bail!(
                 "Xen published no quanta (the guests' kernel says {}): {} has no patches, or was built without \
