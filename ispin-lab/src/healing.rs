@@ -47,6 +47,14 @@ pub struct After {
     pub to: f64,
 }
 
+impl After {
+    fn told(&self) -> String {
+        let Self { kind, reason, from, to } = self;
+        let reason = if reason.is_empty() { "unknown" } else { reason };
+        format!("{kind} {reason} from {from} to {to}")
+    }
+}
+
 /// How an injection was observed, in the time of its world.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch {
@@ -66,26 +74,29 @@ pub struct Healing {
     /// The run of its lock that it was made in, from 1; 0 = not said yet.
     pub repeat: u32,
     /// Quanta from the return of the holder to the first of [`quiet_quanta`] without a problematic preemption; `None` = the observation
-    /// ended before.
+    /// ended before, or records were lost.
     pub quanta: Option<u64>,
     /// Problematic preemptions from the injection to the end of its observation.
     pub psp: u64,
     /// Acquisitions of the observation, for each quantum of it.
     pub acquisitions_per_quantum: f64,
-    /// The first of those preemptions, in the order in which they ended.
+    /// Records were lost: of some of those preemptions it is not known when they were.
+    pub lost: bool,
+    /// Those of which there are records, in the order in which they ended, the first [`WRITTEN`] of them.
     pub after: Vec<After>,
 }
 
 impl Healing {
-    /// What came of one: its problematic preemptions, in any order, how many more of them there were at the end of the observation,
-    /// and how many acquisitions.
+    /// What came of one: its problematic preemptions, in any order, of how many more the records were lost, and how many acquisitions
+    /// there were.
     pub fn of(watch: Watch, mut psp: Vec<Psp>, dropped: u64, acquisitions: u64) -> Self {
         let Watch { back, quantum, watched, quiet } = watch;
         psp.sort_by_key(|psp| psp.to);
         let times: Vec<u64> = psp.iter().map(|psp| psp.to).collect();
         let quanta = |at: u64| {
             let quanta = (i128::from(at) - i128::from(back)) as f64 / quantum as f64;
-            (quanta * 1000.0).round() / 1000.0
+            // No -0.0, which would be before the return.
+            (quanta * 1000.0).round() / 1000.0 + 0.0
         };
         let total = times.len() as u64 + dropped;
         let after = psp.into_iter().take(WRITTEN).map(|Psp { kind, reason, from, to }| After {
@@ -96,10 +107,10 @@ impl Healing {
         });
         Self {
             repeat: 0,
-            // What was dropped came last: nothing is known of the end.
             quanta: healed_after(&times, back, quantum, watched, quiet).filter(|_| dropped == 0),
             psp: total,
             acquisitions_per_quantum: acquisitions as f64 / (watched + 1) as f64,
+            lost: dropped > 0,
             after: after.collect(),
         }
     }
@@ -153,24 +164,40 @@ pub fn save(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
     whole_file::put(path, text.as_bytes())
 }
 
-/// The healings that took more than two quanta, of locks of which most did not: what happened after the injection.
+/// Quanta within which a lock that does not convoy heals: the one in which the holder returns and releases, and one more.
+const SOON: u64 = 2;
+
+/// The healings that took longer than [`SOON`], of locks that mostly do not (of the others they would be all there is): what happened
+/// after those injections.
 pub fn slow(results: &[InjectionResult]) -> String {
-    let within = |healing: &Healing| healing.quanta.is_some_and(|quanta| quanta <= 2);
+    let soon = |healing: &Healing| healing.quanta.is_some_and(|quanta| quanta <= SOON);
     let mut lines = String::new();
     for result in results {
-        let quick = result.healings.iter().filter(|healing| within(healing)).count();
+        let quick = result.healings.iter().filter(|healing| soon(healing)).count();
         if 2 * quick <= result.healings.len() {
             continue;
         }
-        for healing in result.healings.iter().filter(|healing| !within(healing)) {
-            let needed = healing.quanta.map_or("did not heal".into(), |quanta| format!("{quanta} quanta"));
-            let one = |after: &After| {
-                let reason = if after.reason.is_empty() { "" } else { " " };
-                let After { kind, from, to, .. } = after;
-                format!("{kind}{reason}{} {from:.2} to {to:.2}", after.reason)
+        for healing in result.healings.iter().filter(|healing| !soon(healing)) {
+            let of_its_run: Vec<&Healing> =
+                result.healings.iter().filter(|other| other.repeat == healing.repeat).collect();
+            let number = of_its_run.iter().position(|other| std::ptr::eq(*other, healing)).unwrap_or(0) + 1;
+            let needed = match healing.quanta {
+                Some(quanta) => format!("{quanta} quanta"),
+                None if healing.lost => "not known, records were lost".into(),
+                None => "did not heal".into(),
             };
-            let all: Vec<String> = healing.after.iter().map(one).collect();
-            lines += &format!("{}, run {}, {needed}: {}\n", result.lock, healing.repeat, all.join(", "));
+            let mut told: Vec<String> = healing.after.iter().map(After::told).collect();
+            let more = healing.psp.saturating_sub(told.len() as u64);
+            if more > 0 {
+                told.push(format!("{more} more"));
+            }
+            lines += &format!(
+                "{}, run {}, injection {number} of {}: {needed}; PSP: {}\n",
+                result.lock,
+                healing.repeat,
+                of_its_run.len(),
+                if told.is_empty() { "none".into() } else { told.join(", ") }
+            );
         }
     }
     lines
@@ -247,20 +274,29 @@ mod tests {
         assert_eq!((many.quanta, many.psp, many.after.len()), (None, 43, WRITTEN));
 
         let quick = Healing::of(watch, vec![], 0, 0);
+        let lost = Healing { quanta: None, lost: true, ..quick.clone() };
         let mut plus = InjectionResult::new("ispin+".into(), 8, 4);
-        plus.add(vec![quick.clone(), quick, healing], None);
+        plus.add(vec![quick.clone(), quick.clone(), quick.clone(), healing], None);
+        plus.add(vec![quick, lost], None);
         let mut ticket = InjectionResult::new("ticket".into(), 8, 4);
         ticket.add(vec![many], None);
         assert_eq!(
             slow(&[plus, ticket]),
-            "ispin+, run 1, 4 quanta: lwp -1.00 to 0.01, lwp early 1.50 to 3.10\n"
+            "ispin+, run 1, injection 4 of 4: 4 quanta; PSP: lwp unknown from -1 to 0.01, lwp early from 1.5 to 3.1\n\
+             ispin+, run 2, injection 2 of 2: not known, records were lost; PSP: none\n"
         );
     }
 
     #[test]
     fn a_median_is_of_all_injections_of_all_runs() {
-        let healing =
-            |quanta, psp| Healing { repeat: 0, quanta, psp, acquisitions_per_quantum: 100.0, after: vec![] };
+        let healing = |quanta, psp| Healing {
+            repeat: 0,
+            quanta,
+            psp,
+            acquisitions_per_quantum: 100.0,
+            lost: false,
+            after: vec![],
+        };
         let run = |seconds| Some(RunResult { seconds, repeat: 1, ..RunResult::default() });
         let mut result = InjectionResult::new("ispin+".into(), 8, 4);
         result.add(vec![healing(Some(1), 2), healing(Some(1), 4)], run(2.0));

@@ -18,6 +18,7 @@ use ispin_lab::threads::result::{self, RunResult};
 use ispin_lab::threads::vm_process;
 use ispin_lab::validate::{self, ValidateOptions};
 use ispin_lab::vm::xen::inject::Injection;
+use ispin_lab::vm::xen::options::Policy;
 use ispin_lab::vm::xen::{self, matrix::Share};
 use ispin_lab::vm::{self, VmOptions};
 use ispin_lab::workload::nanoseconds;
@@ -105,8 +106,8 @@ enum Cmd {
         #[arg(long, value_name = "N", default_value_t = 4)]
         vcpus: u32,
         /// What Xen publishes as the end of a quantum, as --policy of vm
-        #[arg(long, default_value = "firm")]
-        policy: String,
+        #[arg(long, value_enum, default_value_t = Policy::Firm)]
+        policy: Policy,
         /// Length of a run in seconds of the guests
         #[arg(long, default_value_t = 6.0)]
         seconds: f64,
@@ -263,7 +264,7 @@ fn run(cli: Cli) -> Result<()> {
         }
         Cmd::InjectXen { lock, every, vcpus, policy, seconds, csd, seed, repeats, json } => {
             let mut results: Vec<InjectionResult> = vec![];
-            let injection = Injection { vcpus, policy: &policy, seconds, every, seed, csd };
+            let injection = Injection { vcpus, policy, seconds, every, seed, csd };
             let quiet_quanta = injection.quiet_quanta();
             for name in lock {
                 results.push(InjectionResult::new(name.clone(), vcpus, quiet_quanta));

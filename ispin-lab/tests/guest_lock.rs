@@ -1,14 +1,30 @@
 //! The guest patch's lock under load: observed truly, and not broken.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::thread;
 
 mod fairness;
 mod guest;
 
-use guest::{Turn, find, kernel, succeeds, there, vm};
+use guest::{Turn, succeeds, there, vm};
 use ispin_lab::locks::ALGORITHMS;
+
+/// The patched kernel, and the one with a broken lock. Both are there before any guest runs: a build takes all of the machine.
+fn kernels() -> &'static [Result<PathBuf, String>; 2] {
+    static KERNELS: OnceLock<[Result<PathBuf, String>; 2]> = OnceLock::new();
+    let patch = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-patch/debug/broken-lock.patch");
+    KERNELS.get_or_init(|| [guest::find(&[]), guest::find(&["--patch", patch])])
+}
+
+fn sound() -> Option<&'static Path> {
+    there(kernels()[0].as_deref().map_err(String::clone))
+}
+
+fn broken() -> Option<&'static Path> {
+    there(kernels()[1].as_deref().map_err(String::clone))
+}
 
 /// Runs the script that counts from the kernel's own trace, and returns what it printed.
 fn truth(trace: &Path, snapshots: &Path, more: &[&str]) -> String {
@@ -29,7 +45,7 @@ fn counted(table: &str, name: &str) -> u64 {
 
 #[test]
 fn the_agent_counts_what_the_kernels_own_trace_holds() {
-    let Some(kernel) = there(kernel().map_err(String::clone)) else { return };
+    let Some(kernel) = sound() else { return };
     let agree = |lock: &str, workload: &str| {
         let _turn = Turn::wait();
         let dir = tempfile::tempdir().expect("tempdir");
@@ -132,7 +148,7 @@ fn keeps(kernel: &Path, promise: &Promise, load: &Load, more: &[&str]) -> Result
 
 #[test]
 fn every_lock_excludes_goes_on_and_keeps_its_order() {
-    let Some(kernel) = there(kernel().map_err(String::clone)) else { return };
+    let Some(kernel) = sound() else { return };
     thread::scope(|scope| {
         for lock in ALGORITHMS {
             // Whoever releases the unfair lock is there first to take it again: with two vCPUs hardly anybody meets another. How many do
@@ -146,17 +162,15 @@ fn every_lock_excludes_goes_on_and_keeps_its_order() {
 
 #[test]
 fn a_broken_lock_is_caught_and_a_sound_one_is_not() {
-    let Some(sound) = there(kernel().map_err(String::clone)) else { return };
-    let patch = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-patch/debug/broken-lock.patch");
-    let Some(broken) = there(find(&["--patch", patch])) else { return };
+    let (Some(sound), Some(broken)) = (sound(), broken()) else { return };
     let ticket = Promise { lock: "ticket", fifo: true, waits: 50 };
     // The same kernel with its lock left whole, too.
     thread::scope(|scope| {
-        for kernel in [sound, &broken] {
+        for kernel in [sound, broken] {
             scope.spawn(|| keeps(kernel, &ticket, &LONG, &[]).unwrap_or_else(|why| panic!("{why}")));
         }
         let why =
-            keeps(&broken, &ticket, &LONG, &["--append", "ispinlock.broken=1"]).expect_err("a broken lock");
+            keeps(broken, &ticket, &LONG, &["--append", "ispinlock.broken=1"]).expect_err("a broken lock");
         assert!(why.contains("the load found the lock broken"), "{why}");
     });
 }

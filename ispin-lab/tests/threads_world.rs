@@ -160,8 +160,15 @@ fn a_holder_that_loses_its_pcpu_on_purpose_is_counted() {
     let healings = results[0]["healings"].as_array().expect("injections");
     assert!(!healings.is_empty(), "{results}");
     for healing in healings {
-        // The holder itself, whatever else.
-        assert!(healing["psp"].as_u64() >= Some(1), "{results}");
+        // The holder itself, whatever else: it held the lock while it was off its pCPU.
+        let psp = healing["psp"].as_u64().expect("PSP");
+        assert!(psp >= 1, "{results}");
+        let after = healing["after"].as_array().expect("what came after");
+        assert_eq!(after.len() as u64, psp.min(32), "{results}");
+        let holder = |psp: &serde_json::Value| {
+            psp["kind"] == "lhp" && psp["from"].as_f64() < Some(0.0) && psp["to"].as_f64() >= Some(0.0)
+        };
+        assert!(after.iter().any(holder), "{results}");
     }
     let runs = results[0]["runs"].as_array().expect("runs");
     let seeds: Vec<_> = runs.iter().map(|run| (run["repeat"].as_u64(), run["seed"].as_u64())).collect();

@@ -189,7 +189,7 @@ impl VmOptions {
     }
 
     fn validate_xen(&self) -> Result<()> {
-        self.xen.validate(self.vcpus)?;
+        self.xen.validate(self.vcpus, self.policy())?;
         if self.soft_slice_ms.is_some() {
             bail!(
                 "--soft-slice-ms makes quanta up where nobody publishes any; under Xen they are real, leave it out"
@@ -284,6 +284,10 @@ mod tests {
         assert_eq!(parse(&["--trace", "x.tar", "--trace-mb", "100"]).unwrap().memory_mb(), 712);
         let xen = parse(&["--hypervisor", "xen", "--type", "pvh", "--policy", "firm"]).unwrap();
         assert_eq!((xen.memory_mb(), xen.xen.guests(), xen.vcpus), (256, 2, 4));
+        assert_eq!(xen.policy(), Policy::Firm);
+        assert_eq!(parse(&["--hypervisor", "xen"]).unwrap().policy(), Policy::Slice);
+        let ours = parse(&["--hypervisor", "xen", "--lock", "ispin+"]).unwrap();
+        assert_eq!(ours.policy(), Policy::Adaptive);
         assert_eq!(parse(&["--", "--operations", "5"]).unwrap().load_options, ["--operations", "5"]);
     }
 

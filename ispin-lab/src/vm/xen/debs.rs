@@ -63,7 +63,9 @@ impl Dom0Files {
         let key: String = Sha256::digest(&text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let place = cache::folder()?.join("dom0");
         let folder = place.join(&key);
-        if !folder.is_dir() {
+        // One at a time: it downloads some hundred megabytes.
+        let alone = if folder.is_dir() { None } else { Some(cache::hold_lock(&cache::folder()?, steps)?) };
+        if alone.is_some() && !folder.is_dir() {
             fs::create_dir_all(&place).with_context(|| format!("making {}", place.display()))?;
             let partial = tempfile::Builder::new()
                 .prefix(".unpacking-")
@@ -118,6 +120,11 @@ fn packages(steps: &Steps) -> Result<Vec<(String, String)>> {
     match known() {
         Ok(packages) => Ok(packages),
         Err(error) if rustix::process::geteuid().is_root() => {
+            // apt refuses to update them twice at a time; whoever had the lock may have done it.
+            let _alone = cache::hold_lock(&cache::folder()?, steps)?;
+            if let Ok(packages) = known() {
+                return Ok(packages);
+            }
             log::info!("{error:#}; updating the list of packages");
             steps.complete(&Job {
                 what: "updating the list of packages",

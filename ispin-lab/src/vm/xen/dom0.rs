@@ -17,7 +17,11 @@ use crate::vm::trace_file::Traced;
 const SAID_LINES: usize = 100;
 
 /// Lines of the machine's console that no healthy run has, and what they mean.
-const SIGNS: [(&str, &str); 8] = [
+const SIGNS: [(&str, &str); 9] = [
+    (
+        "has invalid value",
+        "Xen does not know a value of its command line: take one built with the whole series",
+    ),
     ("Panic on CPU", "Xen gave up"),
     ("FATAL TRAP", "Xen gave up"),
     ("Xen BUG at", "a defect in Xen"),
@@ -299,6 +303,8 @@ mod tests {
         assert!(
             it.faultless().unwrap_err().to_string().starts_with("Xen gave up, when dom0 did not come up")
         );
+        let old = "(XEN) parameter \"ispin\" has invalid value \"adaptive\", rc=-22!";
+        assert!(judge(old).is_some_and(|cause| cause.contains("command line")));
         assert_eq!(judge("[    1.0] systemd: Reached target"), None);
     }
 }

@@ -124,6 +124,11 @@ impl Experiment {
         for cell in experiment.plan()? {
             let options = parse(&cell.arguments).with_context(|| cell.command())?;
             ensure!(options.hypervisor == Hypervisor::Xen, "not under Xen: {}", cell.command());
+            ensure!(
+                options.lock != Lock::ISPIN_PLUS || options.xen.policy.is_some(),
+                "say which `policy`: without one, locks would be compared under different ends of quanta: {}",
+                cell.command()
+            );
         }
         Ok(experiment)
     }

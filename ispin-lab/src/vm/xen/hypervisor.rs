@@ -63,7 +63,7 @@ pub fn parameters(options: &XenOptions, policy: Policy) -> Vec<String> {
     if let Some(ms) = options.slice_ms {
         parameters.push(format!("sched_credit_tslice_ms={ms}"));
     }
-    if let Some(us) = options.rate_limit_us() {
+    if let Some(us) = options.rate_limit_us(policy) {
         parameters.push(format!("sched_ratelimit_us={us}"));
     }
     if let Some(word) = policy.word() {

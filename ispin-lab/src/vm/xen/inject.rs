@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use ispin_agent::model::{IncidentRecord, Snapshot};
 
 use super::experiment::parse;
+use super::options::Policy;
 use super::run;
 use crate::healing::{Healing, Psp, Watch, quiet_quanta};
 use crate::load::micro::Stall;
@@ -25,11 +26,12 @@ const CYCLES_PER_MS: u64 = 1_000_000;
 const GUESTS: u32 = 2;
 
 /// What is run.
-pub struct Injection<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Injection {
     /// vCPUs of each of the two guests.
     pub vcpus: u32,
-    /// What Xen publishes, a name of [`super::options::Policy`].
-    pub policy: &'a str,
+    /// What Xen publishes.
+    pub policy: Policy,
     /// Length of a run, seconds of the guests.
     pub seconds: f64,
     /// Quanta from one injection to the next.
@@ -40,7 +42,7 @@ pub struct Injection<'a> {
     pub csd: u64,
 }
 
-impl Injection<'_> {
+impl Injection {
     fn arguments(&self, lock: &str, json: &Path) -> Vec<String> {
         let words = format!(
             "--hypervisor xen --guests {GUESTS} --pcpus 1 --type pv --scheduler credit --policy {} --vcpus {} --lock {lock} \
@@ -60,6 +62,7 @@ impl Injection<'_> {
 
     /// Injects while `lock` runs; what came of each injection.
     pub fn run(&self, lock: &str) -> Result<Vec<Healing>> {
+        ensure!(self.policy != Policy::Off, "--policy off: where nothing is published no preemption is seen");
         let folder = tempfile::tempdir().context("a folder for snapshots")?;
         let json = folder.path().join("run.jsonl");
         let observed =
@@ -72,6 +75,12 @@ impl Injection<'_> {
             healings.extend(of_guest(load, &psp, self.quiet_quanta())?);
         }
         ensure!(!healings.is_empty(), "no holder lost its pCPU: give it more --seconds");
+        // Each is at least the preemption of the holder that it was made of.
+        ensure!(
+            incidents.dropped > 0 || healings.iter().any(|healing| healing.psp > 0),
+            "the agents saw none of {} preempted holders",
+            healings.len()
+        );
         if incidents.dropped > 0 {
             // So many in so short a time that the agents' rings were full: nothing had healed. In which guest is not told.
             eprintln!(
@@ -80,6 +89,7 @@ impl Injection<'_> {
             );
             for healing in &mut healings {
                 healing.quanta = None;
+                healing.lost = true;
             }
         }
         Ok(healings)

@@ -183,9 +183,9 @@ impl XenOptions {
     }
 
     /// The rate limit, if it is not Xen's own.
-    pub fn rate_limit_us(&self) -> Option<u32> {
+    pub fn rate_limit_us(&self, policy: Policy) -> Option<u32> {
         let whole_slice = || self.slice_ms.unwrap_or(DEFAULT_SLICE_MS) * 1000;
-        self.ratelimit_us.or_else(|| (self.policy == Some(Policy::Firm)).then(whole_slice))
+        self.ratelimit_us.or_else(|| (policy == Policy::Firm).then(whole_slice))
     }
 
     /// How many runs.
@@ -230,8 +230,8 @@ impl XenOptions {
         }
     }
 
-    /// Refuses what cannot run, given the guests' vCPUs.
-    pub fn validate(&self, vcpus: u32) -> Result<()> {
+    /// Refuses what cannot run, given the guests' vCPUs and what is published.
+    pub fn validate(&self, vcpus: u32, policy: Policy) -> Result<()> {
         let within = |what: &str, value: Option<u32>, least: u32, most: u32| {
             let value = value.unwrap_or(least);
             ensure!((least..=most).contains(&value), "--{what} {value}: between {least} and {most}");
@@ -257,9 +257,7 @@ impl XenOptions {
                 "--slice-ms: credit2 has no time slice of a fixed length; leave it out, or --scheduler credit"
             );
         }
-        if self.scheduler() == Scheduler::Credit2
-            && let Some(policy @ (Policy::Firm | Policy::AdaptiveFirm)) = self.policy
-        {
+        if self.scheduler() == Scheduler::Credit2 && matches!(policy, Policy::Firm | Policy::AdaptiveFirm) {
             bail!(
                 "--policy {policy}: credit2 has no firm quanta; take --policy ratelimit, or --scheduler credit"
             );
@@ -305,7 +303,7 @@ mod tests {
     #[test]
     fn defaults_are_what_the_help_says() {
         let options = XenOptions::default();
-        options.validate(4).unwrap();
+        options.validate(4, Policy::Slice).unwrap();
         options.refuse_without_xen().unwrap();
         assert_eq!((options.guests(), options.pcpus(), options.repeats()), (2, 1, 1));
         assert_eq!(options.names(), ["g1", "g2"]);
@@ -317,7 +315,9 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_refused() {
-        let refused = |options: XenOptions, vcpus| options.validate(vcpus).unwrap_err().to_string();
+        let refused = |options: XenOptions, vcpus| {
+            options.validate(vcpus, options.policy(Lock::TICKET)).unwrap_err().to_string()
+        };
         let none = XenOptions::default;
         assert!(refused(none(), 29).contains("--vcpus 29"));
         assert!(refused(XenOptions { guests: Some(9), ..none() }, 2).contains("--guests 9"));
