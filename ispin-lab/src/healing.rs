@@ -82,7 +82,7 @@ pub struct Healing {
     pub acquisitions_per_quantum: f64,
     /// Records were lost: of some of those preemptions it is not known when they were.
     pub lost: bool,
-    /// Those of which there are records, in the order in which they ended, the first [`WRITTEN`] of them.
+    /// Those of which there are records, in the order in which they ended, the first 32 of them.
     pub after: Vec<After>,
 }
 
@@ -167,7 +167,7 @@ pub fn save(results: &[InjectionResult], json: Option<&Path>) -> Result<()> {
 /// Quanta within which a lock that does not convoy heals: the one in which the holder returns and releases, and one more.
 const SOON: u64 = 2;
 
-/// The healings that took longer than [`SOON`], of locks that mostly do not (of the others they would be all there is): what happened
+/// The healings that took longer than two quanta, of locks that mostly do not (of the others they would be all there is): what happened
 /// after those injections.
 pub fn slow(results: &[InjectionResult]) -> String {
     let soon = |healing: &Healing| healing.quanta.is_some_and(|quanta| quanta <= SOON);
@@ -210,6 +210,7 @@ pub fn table(results: &[InjectionResult]) -> String {
         "lock",
         "vCPUs",
         "runs",
+        "discarded",
         "injections",
         "healed",
         "quanta median",
@@ -227,6 +228,7 @@ pub fn table(results: &[InjectionResult]) -> String {
             result.lock.clone(),
             result.vcpus.to_string(),
             result.repeats.to_string(),
+            result.runs.iter().filter_map(|run| run.discarded).sum::<u32>().to_string(),
             result.healings.len().to_string(),
             result.healings.iter().filter(|h| h.quanta.is_some()).count().to_string(),
             shown(of(quanta)),
@@ -307,6 +309,10 @@ mod tests {
         assert_eq!(runs, [(1, 2.0), (2, 3.0)]);
         let table = table(&[result]);
         let cells: Vec<&str> = table.lines().last().unwrap_or_default().split('|').map(str::trim).collect();
-        assert_eq!(cells, ["", "ispin+", "8", "2", "5", "4", "3", "not healed", "6", "100", ""], "{table}");
+        assert_eq!(
+            cells,
+            ["", "ispin+", "8", "2", "0", "5", "4", "3", "not healed", "6", "100", ""],
+            "{table}"
+        );
     }
 }

@@ -13,8 +13,10 @@ use ispin_lab::matrix::{self, Experiment, ResultFile};
 use ispin_lab::noise;
 use ispin_lab::overhead;
 use ispin_lab::threads::hypervisor::Hypervisor;
+use ispin_lab::threads::injector::Asked;
 use ispin_lab::threads::options::{RunOptions, parse_lock};
 use ispin_lab::threads::result::{self, RunResult};
+use ispin_lab::threads::undisturbed::Patience;
 use ispin_lab::threads::vm_process;
 use ispin_lab::validate::{self, ValidateOptions};
 use ispin_lab::vm::xen::inject::Injection;
@@ -88,6 +90,9 @@ enum Cmd {
         /// Runs of each lock, in turn with those of the others, with the seeds that follow
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
         repeats: u32,
+        /// Take nothing from anybody, but observe as if: how long a lock seems to need that nothing was done to
+        #[arg(long)]
+        sham: bool,
         /// Write each injection and each run as JSON; after each run anew
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -239,17 +244,19 @@ fn run(cli: Cli) -> Result<()> {
             println!("{}", serde_json::to_string_pretty(&overhead)?);
             Ok(())
         }
-        Cmd::Inject { lock, every, repeats, json, options } => {
+        Cmd::Inject { lock, every, repeats, sham, json, options } => {
             options.validate()?;
             let mut hypervisor = Hypervisor::new(cli.btf, interrupt::flag()?, false)?;
             let mut results: Vec<InjectionResult> = vec![];
+            let asked = Asked { every, sham };
+            let mut patience = Patience::with(repeats.saturating_mul(lock.len() as u32));
             for repeat in 0..repeats {
                 let seed = options.seed.wrapping_add(u64::from(repeat));
                 let options = RunOptions { seed, ..options.clone() };
                 for (i, name) in lock.iter().enumerate() {
-                    let (run, healings) = hypervisor
-                        .run_injected(name, &options, every)
-                        .with_context(|| format!("--lock {name} --seed {seed}"))?;
+                    let of = format!("--lock {name} --seed {seed}");
+                    let inject = || hypervisor.run_injected(name, &options, asked).context(of.clone());
+                    let (run, healings) = patience.undisturbed(&of, inject)?;
                     if results.len() == i {
                         let vcpus = u64::from(options.vms * options.vcpus);
                         let quiet = healing::quiet_quanta(vcpus, u64::from(run.pcpus));

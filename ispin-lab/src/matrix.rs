@@ -5,6 +5,7 @@ mod results;
 mod summary;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use crate::threads::hypervisor::Hypervisor;
 use crate::threads::options::{RunOptions, parse_lock};
 use crate::threads::result::RunResult;
+use crate::threads::undisturbed::Patience;
 
 pub use results::ResultFile;
 pub use summary::summary;
@@ -117,6 +119,12 @@ pub struct Cell {
     pub repeat: u32,
 }
 
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} {} vCPUs repeat {}", self.lock, self.vcpus, self.repeat)
+    }
+}
+
 /// Runs what is missing and returns all rows of the experiment, in the order of its plan.
 pub fn run(
     experiment: &Experiment,
@@ -133,12 +141,13 @@ pub fn run(
     eprintln!("{}: {} runs, {} done already", experiment.title, plan.len(), done.len());
     if !missing.is_empty() {
         let mut hypervisor = start()?;
-        let mut patience = LEAST_PATIENCE.max(missing.len() as u32);
+        let mut patience = Patience::with(missing.len() as u32);
         let progress = ProgressBar::new(missing.len() as u64).with_style(style()?);
         for (i, cell) in missing.iter().enumerate() {
             progress.set_message(format!("{} {} vCPUs, repeat {}", cell.lock, cell.vcpus, cell.repeat));
-            let run = || hypervisor.run(&cell.lock, &experiment.options_of(cell));
-            let row = undisturbed(cell, &mut patience, run)?;
+            let run = || Ok((hypervisor.run(&cell.lock, &experiment.options_of(cell))?, ()));
+            let (row, ()) = patience.undisturbed(&cell.to_string(), run)?;
+            let row = RunResult { repeat: cell.repeat, ..row };
             if progress.is_hidden() {
                 let left = (missing.len() - i - 1) as f64 * (experiment.options.seconds + 0.5);
                 eprintln!(
@@ -158,40 +167,6 @@ pub fn run(
         progress.finish_and_clear();
     }
     Ok(rows_of(experiment, results))
-}
-
-/// The fewest runs that a sitting may discard before it ends; one of more runs may discard as many as it was to do.
-const LEAST_PATIENCE: u32 = 10;
-
-/// A run of `cell` from which the host did not take too much. Those before are discarded, at most `patience` of them, and counted in
-/// it. Whether one is does not depend on what the lock did.
-fn undisturbed(
-    cell: &Cell,
-    patience: &mut u32,
-    mut run: impl FnMut() -> Result<RunResult>,
-) -> Result<RunResult> {
-    let mut discarded = 0;
-    loop {
-        let row = run()?;
-        if !row.is_disturbed() {
-            return Ok(RunResult { repeat: cell.repeat, discarded: Some(discarded), ..row });
-        }
-        eprintln!(
-            "discarded: {} {} vCPUs repeat {}: the host took {} ms of the pCPUs' time ({:.1} PSP/s)",
-            cell.lock, cell.vcpus, cell.repeat, row.stolen_ms, row.psp_per_s
-        );
-        if *patience == 0 {
-            bail!(
-                "the host of this machine takes its CPUs away too often: more runs were discarded than a sitting may, the last {} of {} \
-                 at {} vCPUs. What is done is kept: go on when the machine is quieter",
-                discarded + 1,
-                cell.lock,
-                cell.vcpus
-            );
-        }
-        *patience -= 1;
-        discarded += 1;
-    }
 }
 
 /// What there is of an experiment, in the order of its plan.
@@ -222,20 +197,6 @@ mod tests {
         assert_ne!(plan[0].lock, plan[6].lock, "another lock comes first in the next repeat");
         assert_eq!(plan.iter().collect::<HashSet<_>>().len(), 12);
         assert_eq!(e.options.csd, Some(20_000));
-    }
-
-    #[test]
-    fn what_the_host_disturbed_is_done_again_and_counted() {
-        let cell = Cell { lock: "hvm".into(), vcpus: 4, repeat: 3 };
-        let run = |stolen_ms| RunResult { seconds: 1.0, pcpus: 1, stolen_ms, ..RunResult::default() };
-        let (mut stolen, mut patience) = ([300, 20, 10].into_iter(), 3);
-        let row = undisturbed(&cell, &mut patience, || Ok(run(stolen.next().expect("a run"))));
-        let row = row.expect("the third");
-        assert_eq!((row.repeat, row.stolen_ms, row.discarded, patience), (3, 10, Some(2), 1));
-        let error =
-            format!("{:#}", undisturbed(&cell, &mut patience, || Ok(run(300))).expect_err("never quiet"));
-        assert!(error.contains("the last 2 of hvm at 4 vCPUs"), "{error}");
-        assert_eq!(patience, 0);
     }
 
     #[test]

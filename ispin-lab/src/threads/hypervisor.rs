@@ -14,7 +14,7 @@ use ispin_common::threads::{GATE_RUN, GATE_STOP, KernelRow};
 
 use super::calibrate::{self, Tick};
 use super::host_windows::HostWindows;
-use super::injector::{Injector, Target};
+use super::injector::{Asked, Injector, Target};
 use super::machine::Machine;
 use super::options::RunOptions;
 use super::result::RunResult;
@@ -79,24 +79,24 @@ impl Hypervisor {
         Ok(self.run_with(lock, options, None)?.0)
     }
 
-    /// The same, taking the pCPU from a holder every `every_quanta` quanta.
+    /// The same, taking the pCPU from a holder now and then.
     pub fn run_injected(
         &mut self,
         lock: &str,
         options: &RunOptions,
-        every_quanta: u32,
+        asked: Asked,
     ) -> Result<(RunResult, Vec<Healing>)> {
         if options.untraced {
             bail!("--untraced: the injector counts what the classifiers find");
         }
-        self.run_with(lock, options, Some(every_quanta))
+        self.run_with(lock, options, Some(asked))
     }
 
     fn run_with(
         &mut self,
         lock: &str,
         options: &RunOptions,
-        inject_every: Option<u32>,
+        inject: Option<Asked>,
     ) -> Result<(RunResult, Vec<Healing>)> {
         options.validate()?;
         let cpus = choose_cpus(options.pcpus)?;
@@ -128,7 +128,7 @@ impl Hypervisor {
             vms.start(self.config_of(lock, options, vm, &cpus, &publisher)?)?;
         }
         self.announce(lock, options, &cpus, &publisher, &vms)?;
-        let outcome = self.run_announced(lock, options, &mut publisher, vms, &cpus, inject_every);
+        let outcome = self.run_announced(lock, options, &mut publisher, vms, &cpus, inject);
         self.publisher_cost = Some(run_time(&publisher.fdinfo_path()?)?);
         // SAFETY: mapped.
         unsafe { write_volatile(addr_of_mut!((*control).gate), GATE_STOP) };
@@ -216,7 +216,7 @@ impl Hypervisor {
         publisher: &mut Publisher,
         mut vms: Vms,
         cpus: &[usize],
-        inject_every: Option<u32>,
+        inject: Option<Asked>,
     ) -> Result<(RunResult, Vec<Healing>)> {
         let mut targets = vec![];
         for vm in &mut vms.running {
@@ -249,10 +249,10 @@ impl Hypervisor {
         }
         sleep_until(begin);
         vms.go()?;
-        let mut injector = inject_every.map(|every| {
+        let mut injector = inject.map(|asked| {
             let quantum = u64::from(options.slice_ms) * 1_000_000;
             let vcpus = u64::from(options.vms * options.vcpus);
-            Injector::new(quantum, every, quiet_quanta(vcpus, cpus.len() as u64), begin, targets)
+            Injector::new(asked, quantum, quiet_quanta(vcpus, cpus.len() as u64), begin, targets)
         });
         let ran = self.supervise(control, &mut vms, window, end, injector.as_mut(), &publisher.maps);
         let after = Totals::read(publisher, options)?;

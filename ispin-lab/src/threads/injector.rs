@@ -9,13 +9,22 @@ use ispin_common::ring::Ring;
 use ispin_common::threads::{Phase, Word};
 
 use super::host_windows::HostWindows;
-use super::scheduling::{Policy, VCPU_PRIORITY, set_policy_of};
+use super::scheduling::{Policy, VCPU_PRIORITY, is_gone, set_policy_of};
 use crate::healing::{Healing, Psp, Watch};
 
 /// How long the injector waits before it looks for a holder again, ns.
 const LOOK_AGAIN: u64 = 50_000;
 /// Least distance to a host window, in quanta: within it nothing is injected.
 const CLEAR_OF_WINDOW: u64 = 2;
+
+/// What is asked of an injector.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Quanta from the return of a holder to the next injection.
+    pub every: u32,
+    /// Take nothing from anybody, but observe as if: how long a lock seems to need that nothing was done to.
+    pub sham: bool,
+}
 
 /// A vCPU thread that may be chosen.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +57,8 @@ pub struct Injector {
     every: u64,
     /// Quanta that have to be quiet.
     quiet: u64,
+    /// Nothing is taken: what is observed goes on without an injection.
+    sham: bool,
     state: State,
     /// Operations at the injection.
     begun: u64,
@@ -56,15 +67,16 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// One that injects every `every_quanta` quanta of `quantum` ns, beginning that long after `begin`,
-    /// from one of `targets`; a lock has healed when `quiet` quanta are.
-    pub fn new(quantum: u64, every_quanta: u32, quiet: u64, begin: u64, targets: Vec<Target>) -> Self {
-        let every = quantum * u64::from(every_quanta);
+    /// One that injects as asked, in quanta of `quantum` ns, beginning so many after `begin`, from one of `targets`; a lock has healed
+    /// when `quiet` quanta are.
+    pub fn new(asked: Asked, quantum: u64, quiet: u64, begin: u64, targets: Vec<Target>) -> Self {
+        let every = quantum * u64::from(asked.every);
         Self {
             targets,
             quantum,
             every,
             quiet,
+            sham: asked.sham,
             state: State::Looking(begin + every),
             begun: 0,
             healings: vec![],
@@ -89,7 +101,9 @@ impl Injector {
                 self.state = match self.holder_here(maps)? {
                     Some(holder) if window.next == 0 || !soon => {
                         // Real-time threads come before it from here on, and there are always some.
-                        set_policy_of(holder.tid, Policy::Normal, 0)?;
+                        if !self.sham {
+                            set_policy_of(holder.tid, Policy::Normal, 0)?;
+                        }
                         self.begun = self.operations(maps)?;
                         self.incidents(maps)?;
                         State::Away(holder, now + self.quantum)
@@ -98,7 +112,9 @@ impl Injector {
                 };
             }
             State::Away(holder, _) => {
-                set_policy_of(holder.tid, Policy::RoundRobin, VCPU_PRIORITY)?;
+                if !self.sham {
+                    set_policy_of(holder.tid, Policy::RoundRobin, VCPU_PRIORITY)?;
+                }
                 self.state = State::Watching(now, now + self.every);
             }
             State::Watching(back, _) => {
@@ -113,12 +129,19 @@ impl Injector {
         Ok(())
     }
 
-    /// Gives back what was taken, when the run ends before its time.
+    /// Gives back what was taken, when the run ends before its time. Nothing is due any more.
     pub fn give_up(&mut self) -> Result<()> {
-        if let State::Away(holder, _) = self.state {
-            set_policy_of(holder.tid, Policy::RoundRobin, VCPU_PRIORITY)?;
+        let state = std::mem::replace(&mut self.state, State::Looking(u64::MAX));
+        match state {
+            State::Away(holder, _) if !self.sham => {
+                match set_policy_of(holder.tid, Policy::RoundRobin, VCPU_PRIORITY) {
+                    // It has come to its end without.
+                    Err(error) if is_gone(&error) => Ok(()),
+                    other => other,
+                }
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A vCPU that holds a lock and that this very thread keeps from its pCPU at the moment: it cannot release meanwhile.

@@ -25,5 +25,6 @@ pub mod result;
 pub mod scheduling;
 mod stolen;
 mod totals;
+pub mod undisturbed;
 pub mod vm_process;
 mod vms;

@@ -49,6 +49,12 @@ pub fn set_policy_of(tid: u32, policy: Policy, priority: i32) -> Result<()> {
     Err(error).with_context(|| format!("making a thread {policy:?} with priority {priority}: {hint}"))
 }
 
+/// Whether [`set_policy_of`] failed because the thread has ended.
+pub fn is_gone(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.raw_os_error() == Some(libc::ESRCH))
+}
+
 /// A real-time policy of the calling thread, for as long as this lives: whoever leaves early leaves it, too, and so nothing that the
 /// thread starts afterwards inherits it.
 pub struct RealTime {
