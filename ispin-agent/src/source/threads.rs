@@ -72,7 +72,8 @@ impl ThreadsSource {
         while self.world.is_none() && self.owner.alive() {
             match Session::read(&Session::path_of(self.owner.pid)) {
                 Ok(session) => self.follow(&session)?,
-                Err(_) if !self.owner.alive() => {}
+                // Its owner removes it on the way out, a moment before it ends.
+                Err(error) if !self.owner.alive() || is_missing(&error) => {}
                 Err(error) => return Err(error),
             }
             if monotonic_ns() > give_up {
@@ -99,6 +100,11 @@ impl ThreadsSource {
         }
         Ok(())
     }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<std::io::Error>();
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::NotFound)
 }
 
 fn still_announced(session: &Session) -> bool {
@@ -156,4 +162,18 @@ impl Source for ThreadsSource {
 
 fn between_worlds() -> SourceInfo {
     SourceInfo { kind: "threads".into(), time_unit: "ns".into(), ..SourceInfo::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_that_has_removed_its_file_is_on_its_way_out() {
+        // This process lives and has no file.
+        let owner = crate::session::ProcessId::of(std::process::id() as i32).expect("this process");
+        let mut source = ThreadsSource { owner, world: None, number: 0, convoys: Convoys::default(), seq: 0 };
+        source.wait_for_world().expect("no error");
+        assert!(source.world.is_none());
+    }
 }
