@@ -182,7 +182,8 @@ fn kill_9_of_the_agent_keeps_the_data_and_the_world_cleans_up() {
     let mut agent = observed(agent, &csv);
     signal(&agent, Signal::KILL);
     agent.wait().expect("wait");
-    assert!(valid_jsonl(&json).len() >= 3);
+    // Three snapshots are in the CSV; the last of them may not have come to the next output.
+    assert!(valid_jsonl(&json).len() >= 2);
     assert!(valid_csv(&csv).len() >= 3 * VCPU_AND_VM_ROWS);
     bench.as_it_was();
 }
