@@ -14,6 +14,10 @@ use crate::healing::{Healing, Psp, Watch};
 
 /// How long the injector waits before it looks for a holder again, ns.
 const LOOK_AGAIN: u64 = 50_000;
+/// Priority of a holder that is kept off its pCPU: below all vCPUs, of which there are always some, but a real-time one. As a normal
+/// thread it could come before them: the scheduler lets normal threads that got nothing for a second run for up to 50 ms
+/// (the fair server, Linux `kernel/sched/deadline.c`).
+const AWAY_PRIORITY: i32 = VCPU_PRIORITY - 1;
 /// Least distance to a host window, in quanta: within it nothing is injected.
 const CLEAR_OF_WINDOW: u64 = 2;
 
@@ -100,12 +104,11 @@ impl Injector {
                 let soon = window.next.saturating_sub(now) < CLEAR_OF_WINDOW * self.quantum;
                 self.state = match self.holder_here(maps)? {
                     Some(holder) if window.next == 0 || !soon => {
-                        // Real-time threads come before it from here on, and there are always some.
-                        if !self.sham {
-                            set_policy_of(holder.tid, Policy::Normal, 0)?;
-                        }
                         self.begun = self.operations(maps)?;
                         self.incidents(maps)?;
+                        if !self.sham {
+                            set_policy_of(holder.tid, Policy::RoundRobin, AWAY_PRIORITY)?;
+                        }
                         State::Away(holder, now + self.quantum)
                     }
                     _ => State::Looking(now + LOOK_AGAIN),

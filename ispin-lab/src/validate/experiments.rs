@@ -35,7 +35,7 @@ macro_rules! file {
 }
 
 /// All of them, in the order in which they are run. Adding one is its file, or two, and its line.
-pub const EXPERIMENTS: [Experiment; 17] = [
+pub const EXPERIMENTS: [Experiment; 18] = [
     Experiment {
         name: "threads-locks",
         world: World::Threads,
@@ -65,6 +65,7 @@ pub const EXPERIMENTS: [Experiment; 17] = [
     },
     Experiment { name: "xen-locks", world: World::Xen, quick: None, full: file!("xen-locks") },
     Experiment { name: "xen-speed", world: World::Xen, quick: None, full: file!("xen-speed") },
+    Experiment { name: "xen-today", world: World::Xen, quick: None, full: file!("xen-today") },
     Experiment { name: "xen-loads", world: World::Xen, quick: None, full: file!("xen-loads") },
     Experiment { name: "xen-programs", world: World::Xen, quick: None, full: file!("xen-programs") },
     Experiment { name: "xen-neighbour", world: World::Xen, quick: None, full: file!("xen-neighbour") },
