@@ -186,7 +186,7 @@ pub fn summary(experiment: &Experiment, rows: &[Row]) -> Result<String> {
         "spin %",
         "convoyed",
         "PSP of ticket's",
-        "throughput / ticket's",
+        "acquires/s / ticket's",
     ];
     builder.push_record(varied.iter().map(String::as_str).chain(figures));
     let plan = experiment.plan()?;
