@@ -15,7 +15,7 @@ use crate::healing::{Healing, Psp, Watch};
 /// How long the injector waits before it looks for a holder again, ns.
 const LOOK_AGAIN: u64 = 50_000;
 /// Priority of a holder that is kept off its pCPU: below all vCPUs, of which there are always some, but a real-time one. As a normal
-/// thread it could come before them: the scheduler lets normal threads that got nothing for a second run for up to 50 ms
+/// thread it can come before them: the scheduler lets normal threads that got nothing for a second run for up to 50 ms
 /// (the fair server, Linux `kernel/sched/deadline.c`).
 const AWAY_PRIORITY: i32 = VCPU_PRIORITY - 1;
 /// Least distance to a host window, in quanta: within it nothing is injected.
